@@ -1,0 +1,1 @@
+"""Ray Train: from a labelled dataset to a model directory."""
