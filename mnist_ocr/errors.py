@@ -1,0 +1,40 @@
+"""The errors that a person sees, each one sentence: what is wrong, the value, what to do.
+
+Exception
+|-- ValueError
+|   |-- UsageError                  the command cannot work as given       exit 2
+|   +-- UnreadableImageError        (digits/decoding.py) becomes a row
+|-- ConnectionError
+|   |-- StorageUnreachableError     the store does not answer              exit 1
+|   +-- DatasetUnavailableError     (training/datasets.py) no download     exit 1
++-- OSError
+    +-- ObjectError                 one object cannot be read; becomes a row
+"""
+
+
+class UsageError(ValueError):
+    """The command cannot work as it was given.
+
+    Most are found before anything is written; of those that are not, such as a full disk, the
+    same command resumes once the cause is gone.
+    """
+
+
+class StorageUnreachableError(ConnectionError):
+    """The store did not answer, after retries; the same command may work later."""
+
+
+class ObjectError(OSError):
+    """One object could not be read.
+
+    Attributes:
+        status: `missing`, `forbidden`, `throttled` or `changed`: the row's status.
+    """
+
+    def __init__(self, status: str, error: str) -> None:
+        super().__init__(error)
+        self.status = status
+
+    def __reduce__(self) -> tuple[type["ObjectError"], tuple[str, str]]:
+        """Travel between processes with the status."""
+        return type(self), (self.status, str(self))

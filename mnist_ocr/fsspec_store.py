@@ -1,0 +1,78 @@
+"""Objects on whatever else fsspec opens: `gs://`, `az://`, `hf://`, `memory://`, ..."""
+
+from collections.abc import Iterator
+from itertools import islice
+
+import fsspec
+
+from mnist_ocr.errors import ObjectError, StorageUnreachableError, UsageError
+from mnist_ocr.storage import PAGE_SIZE, ObjectInfo, Page, Store
+
+
+class FsspecStore(Store):
+    """A folder on any other file system that fsspec opens (`gs://`, `az://`, `memory://`, ...).
+
+    The slow path: the listing is held in memory, and an object takes two requests or more.
+    """
+
+    def __init__(self, uri: str) -> None:
+        super().__init__(uri)
+        try:
+            self._filesystem, self._root = fsspec.url_to_fs(uri)
+        except ValueError as error:
+            raise UsageError(
+                f"Unknown protocol in {uri}: {error}. Pass a folder or an s3:// URI."
+            ) from error
+        except ImportError as error:
+            raise UsageError(f"Cannot open {uri}: {error}") from error
+        except Exception as error:
+            raise self._failed("open", error) from error
+
+    def _failed(self, verb: str, error: Exception) -> StorageUnreachableError:
+        """Each file system has errors of its own, for credentials and network alike."""
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0].removesuffix(".")
+        return StorageUnreachableError(
+            f"Cannot {verb} {self.uri}: {reason}. Check its credentials and the network."
+        )
+
+    def list(self, prefix: str = "", start_after: str = "") -> Iterator[Page]:
+        """Pages of objects, from one complete listing."""
+        try:
+            found = self._filesystem.find(self._root, detail=True)
+        except Exception as error:
+            raise self._failed("list", error) from error
+        infos = sorted(
+            (
+                ObjectInfo(
+                    path[len(self._root) :].lstrip("/"),
+                    int(detail.get("size") or 0),
+                    str(detail.get("etag") or detail.get("ETag") or detail.get("mtime") or ""),
+                )
+                for path, detail in found.items()
+            ),
+            key=lambda info: info.name.encode(),
+        )
+        after = start_after.encode()
+        chosen = (i for i in infos if i.name.startswith(prefix) and i.name.encode() > after)
+        while page := list(islice(chosen, PAGE_SIZE)):
+            yield page
+
+    def read(self, name: str, etag: str = "") -> bytes:
+        """An object's content; not every file system has etags, so they are not compared."""
+        try:
+            return bytes(self._filesystem.cat_file(f"{self._root}/{name}"))
+        except FileNotFoundError as error:
+            raise ObjectError("missing", f"There is no {self.uri_of(name)} (any more).") from error
+        except PermissionError as error:
+            raise ObjectError("forbidden", f"No permission to read {self.uri_of(name)}.") from error
+        except Exception as error:
+            raise self._failed("read", error) from error
+
+    def write(self, name: str, data: bytes) -> None:
+        """One put; atomic where the file system's own put is."""
+        path = f"{self._root}/{name}"
+        try:
+            self._filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
+            self._filesystem.pipe_file(path, data)
+        except Exception as error:
+            raise self._failed("write", error) from error

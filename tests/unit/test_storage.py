@@ -1,0 +1,138 @@
+"""Local folders, other file systems, and what a URI is; buckets are in integration/test_s3.py."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from mnist_ocr.errors import ObjectError, UsageError
+from mnist_ocr.storage import open_store, resolve_uri
+
+
+def write_files(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(name.encode())
+
+
+def list_names(uri: str | Path, **options: str) -> list[str]:
+    return [info.name for page in open_store(str(uri)).list(**options) for info in page]
+
+
+def test_listing_has_the_order_of_a_buckets_keys(tmp_path: Path) -> None:
+    """Names sort by their UTF-8 bytes as whole paths, `/` included."""
+    names = ["a/z.png", "a.png", "a-b.png", "b/c/d.png", ".hidden", "é.png", "Z.png", "a/b.png"]
+    write_files(tmp_path, *names)
+    assert list_names(tmp_path) == sorted(names, key=str.encode)
+
+
+def test_listing_goes_on_after_any_name(tmp_path: Path) -> None:
+    """`start_after` leaves out what comes before and the name itself."""
+    write_files(tmp_path, *(f"{i // 10}/{i}.png" for i in range(40)))
+    names = list_names(tmp_path)
+    for i in (0, 9, 10, 38):
+        assert list_names(tmp_path, start_after=names[i]) == names[i + 1 :]
+
+
+def test_listing_of_a_prefix(tmp_path: Path) -> None:
+    """A prefix may be a folder, or the beginning of names."""
+    write_files(tmp_path, "part-1", "part-2", "other", "_manifest/1", "_manifest/2")
+    assert list_names(tmp_path, prefix="part-") == ["part-1", "part-2"]
+    assert list_names(tmp_path, prefix="_manifest/") == ["_manifest/1", "_manifest/2"]
+    assert list_names(tmp_path, prefix="none/") == []
+
+
+def test_links_are_followed_once_and_pipes_left_out(tmp_path: Path) -> None:
+    """A link to a folder is listed, a link back up is not a loop, a broken link keeps its row."""
+    write_files(tmp_path / "elsewhere", "x.png")
+    write_files(tmp_path / "scans", "a.png")
+    (tmp_path / "scans/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "scans/loop").symlink_to(tmp_path / "scans")
+    (tmp_path / "scans/self").symlink_to("self")
+    (tmp_path / "scans/broken.png").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "scans/pipe")
+    assert list_names(tmp_path / "scans") == ["a.png", "broken.png", "linked/x.png", "self"]
+
+
+def test_missing_folder_and_file_in_its_place_are_told_apart(tmp_path: Path) -> None:
+    """The message says which of the two it is."""
+    with pytest.raises(UsageError, match="does not exist"):
+        list_names(tmp_path / "none")
+    write_files(tmp_path, "file.png")
+    with pytest.raises(UsageError, match="is a file"):
+        list_names(tmp_path / "file.png")
+
+
+def test_reading_tells_missing_from_changed(tmp_path: Path) -> None:
+    """An etag from the listing protects from reading something else."""
+    write_files(tmp_path, "a.png")
+    store = open_store(str(tmp_path))
+    [[info]] = store.list()
+    assert store.read(info.name, info.etag) == b"a.png"
+    (tmp_path / "a.png").write_bytes(b"something else")
+    with pytest.raises(ObjectError, match="has changed") as caught:
+        store.read(info.name, info.etag)
+    assert caught.value.status == "changed"
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(ObjectError, match="no file") as caught:
+        store.read(info.name, info.etag)
+    assert caught.value.status == "missing"
+
+
+def test_writing_replaces_whole_files_and_leaves_nothing_else(tmp_path: Path) -> None:
+    """Folders are made, the file is replaced at once, no temporary file stays."""
+    store = open_store(str(tmp_path / "new/folder"))
+    store.write("x/a.bin", b"1" * 1000)
+    store.write("x/a.bin", b"2")
+    assert (tmp_path / "new/folder/x/a.bin").read_bytes() == b"2"
+    assert list_names(tmp_path) == ["new/folder/x/a.bin"]
+    mode = stat.S_IMODE((tmp_path / "new/folder/x/a.bin").stat().st_mode)
+    assert mode & 0o077 == (0o666 & ~_umask()) & 0o077
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_failed_write_says_why_and_leaves_the_old_file(tmp_path: Path) -> None:
+    """A folder in the file's place: one sentence, and no temporary file."""
+    (tmp_path / "a.bin").mkdir()
+    with pytest.raises(UsageError, match=r"Cannot write .*a\.bin"):
+        open_store(str(tmp_path)).write("a.bin", b"x")
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.bin"]
+
+
+def test_other_file_systems_work_through_fsspec() -> None:
+    """`memory://` stands for all of them: list, read, write, missing."""
+    store = open_store("memory://bucket/scans")
+    store.write("b/2.png", b"two")
+    store.write("1.png", b"one")
+    assert list_names("memory://bucket/scans") == ["1.png", "b/2.png"]
+    assert store.read("b/2.png") == b"two"
+    with pytest.raises(ObjectError, match="There is no memory://bucket/scans/3"):
+        store.read("3.png")
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("", "The URI is empty"),
+        ("s3://", "No bucket"),
+        ("nonsense://x", "Unknown protocol"),
+    ],
+)
+def test_uri_that_makes_no_sense_is_refused(uri: str, message: str) -> None:
+    """With one sentence that says what to pass instead."""
+    with pytest.raises(UsageError, match=message):
+        open_store(uri)
+
+
+def test_spellings_of_a_folder_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relative, absolute, file:// and with a slash at the end are the same job."""
+    monkeypatch.chdir(tmp_path)
+    spellings = ["scans", "scans/", "./scans", f"{tmp_path}/scans", f"file://{tmp_path}/scans/"]
+    assert {resolve_uri(spelling) for spelling in spellings} == {f"{tmp_path}/scans"}
+    assert resolve_uri("s3://bucket/scans/") == "s3://bucket/scans"
