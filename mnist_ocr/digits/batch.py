@@ -1,0 +1,55 @@
+"""Many encoded images as one array; one that cannot be read becomes a status, not an error."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist_ocr.digits.canonical import IMAGE_SIZE, fit_page, is_blank, normalize_polarity
+from mnist_ocr.digits.decoding import UnreadableImageError, decode_image
+from mnist_ocr.errors import ObjectError
+
+OK, BLANK = "ok", "blank"
+
+
+@dataclass
+class ImageBatch:
+    """N images on their way to the network; what could not be read keeps its place."""
+
+    images: NDArray[np.uint8]
+    """(N, 28, 28), white ink on black; zeros where nothing was read."""
+    status: list[str]
+    """`ok`, `blank`, or why there is no image."""
+    error: list[str | None]
+    """A sentence for a person, where the status is not `ok`."""
+
+    @property
+    def is_ok(self) -> NDArray[np.bool_]:
+        """Which images the network may be asked about: (N,) bool."""
+        return np.fromiter((status == OK for status in self.status), np.bool_, len(self.status))
+
+
+def prepare_images(
+    contents: Iterable[bytes | NDArray[np.uint8] | ObjectError], num_images: int
+) -> ImageBatch:
+    """Decode and canonicalise; never raises for bad data.
+
+    Args:
+        contents: `num_images` encoded images, grey (H, W) uint8 pages, or reasons why not.
+        num_images: How many there are; they may come from an iterator.
+    """
+    images = np.zeros((num_images, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+    batch = ImageBatch(images, [OK] * num_images, [None] * num_images)
+    for i, content in enumerate(contents):
+        try:
+            if isinstance(content, ObjectError):
+                raise content
+            images[i] = fit_page(decode_image(content) if isinstance(content, bytes) else content)
+        except (ObjectError, UnreadableImageError) as reason:
+            batch.status[i], batch.error[i] = reason.status, str(reason)
+    normalize_polarity(images)
+    for i in np.flatnonzero(is_blank(images)).tolist():
+        if batch.status[i] == OK:
+            batch.status[i], batch.error[i] = BLANK, "The page is blank: no ink stands out on it."
+    return batch

@@ -1,0 +1,44 @@
+import pytest
+import torch
+from torch import nn
+
+from mnist_ocr.digits.networks import ARCHITECTURES, GlobalBatchNorm2d, build_network
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_network_maps_images_to_ten_logits(architecture: str) -> None:
+    """Any number of images gives as many rows of ten finite logits, in either memory format."""
+    torch.manual_seed(0)
+    network = build_network(architecture).eval()
+    inputs = torch.randn(3, 1, 28, 28)
+    logits = network(inputs)
+    assert logits.shape == (3, 10)
+    assert logits.isfinite().all()
+    channels_last = network.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(channels_last(inputs), logits, atol=1e-5, rtol=0)
+
+
+def test_cnn_stays_compact() -> None:
+    """The CNN keeps within the size that CPU labelling was planned for."""
+    assert sum(p.numel() for p in build_network("cnn").parameters()) <= 170_000
+
+
+def test_mlp_is_784_128_10() -> None:
+    """The MLP has one hidden layer of 128 units."""
+    layers = [m for m in build_network("mlp-128").modules() if isinstance(m, nn.Linear)]
+    assert [(layer.in_features, layer.out_features) for layer in layers] == [(784, 128), (128, 10)]
+
+
+def test_unknown_architecture_names_the_known_ones() -> None:
+    """A wrong name is answered with the right ones."""
+    with pytest.raises(ValueError, match=r"'resnet'.*mlp-128, cnn"):
+        build_network("resnet")
+
+
+def test_batch_norm_is_torchs_own_on_one_worker() -> None:
+    """Without other workers, outputs and running statistics are those of BatchNorm2d."""
+    torch.manual_seed(0)
+    inputs = torch.randn(8, 4, 5, 5)
+    ours, torchs = GlobalBatchNorm2d(4), nn.BatchNorm2d(4)
+    torch.testing.assert_close(ours(inputs), torchs(inputs))
+    torch.testing.assert_close(ours.state_dict(), torchs.state_dict())
