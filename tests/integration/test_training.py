@@ -1,0 +1,185 @@
+import json
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+
+from mnist_ocr import DigitClassifier
+from mnist_ocr.errors import UsageError
+from mnist_ocr.training.config import EvaluateConfig, TrainConfig
+from mnist_ocr.training.datasets import load_dataset
+from mnist_ocr.training.evaluation import evaluate
+from mnist_ocr.training.recipes import RECIPES
+from mnist_ocr.training.trainer import TrainResult, plan_resources, train
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+@pytest.fixture(scope="module")
+def trained(
+    ray_session: str, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[TrainResult, TrainConfig]:
+    """The CNN, trained for two epochs on the embedded digits by two workers."""
+    model_uri = tmp_path_factory.mktemp("models") / "digits-cnn"
+    config = TrainConfig(
+        dataset="digits", recipe="cnn", model_uri=str(model_uri), num_epochs=2, num_workers=2
+    )
+    return train(config), config
+
+
+def test_trained_model_reads_digits(trained: tuple[TrainResult, TrainConfig]) -> None:
+    """Two epochs suffice for 97% of the test images, and evaluation on CPU finds the same."""
+    result, _ = trained
+    assert result.test_accuracy >= 0.97
+    evaluation = evaluate(EvaluateConfig(result.model_uri, dataset="digits"))
+    assert evaluation.accuracy == result.test_accuracy
+    assert np.array(evaluation.confusion).sum() == evaluation.num_images == 797
+
+
+def test_training_leaves_only_the_model_directory(
+    trained: tuple[TrainResult, TrainConfig],
+) -> None:
+    """Nothing lies beside the model's files."""
+    folder = Path(trained[0].model_uri)
+    files = {path.name for path in folder.iterdir()}
+    assert files == {"model.json", "model.onnx", "model.safetensors"}
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_model_records_how_it_was_made(trained: tuple[TrainResult, TrainConfig]) -> None:
+    """`model.json` holds the config, the recipe, the data's sha256 and the figures reported."""
+    result, config = trained
+    model = json.loads(Path(result.model_uri, "model.json").read_text())
+    assert model["training"]["num_workers"] == config.num_workers
+    assert model["training"]["recipe"]["name"] == "cnn"
+    assert model["training"]["recipe"]["num_epochs"] == 2
+    assert model["data"] == load_dataset("digits", "").describe()
+    assert model["metrics"]["test_accuracy"] == result.test_accuracy
+    assert model["temperature"] == result.temperature > 0
+    json.dumps(asdict(result))
+
+
+def test_saved_model_is_the_averaged_network(trained: tuple[TrainResult, TrainConfig]) -> None:
+    """Confidences come from the temperature fitted on validation, and sum to 1 over the digits."""
+    images = load_dataset("digits", "").test.images[:20]
+    predictions = DigitClassifier.load(trained[0].model_uri).predict(images)
+    np.testing.assert_allclose(predictions.probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+@ray.remote(num_cpus=1)
+def share_batches(rank: int, num_workers: int, rendezvous: str) -> tuple[list[float], np.ndarray]:
+    """Train the CNN as one of several workers; return its losses, and its gradients in float64."""
+    import torch
+    import torch.distributed as dist
+    from torch.nn.parallel import DistributedDataParallel
+
+    from mnist_ocr.digits.networks import build_network
+    from mnist_ocr.training.loop import TrainingLoop
+
+    dist.init_process_group(
+        "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=num_workers
+    )
+    dataset = load_dataset("digits", "")
+    torch.manual_seed(0)
+    network = DistributedDataParallel(build_network("cnn").double())
+    inputs = torch.randn(8, 1, 28, 28, dtype=torch.float64)
+    labels = torch.arange(8)
+    own = slice(rank * 8 // num_workers, (rank + 1) * 8 // num_workers)
+    torch.nn.functional.cross_entropy(network(inputs[own]), labels[own]).backward()
+    gradients = torch.cat([p.grad.flatten() for p in network.parameters()]).numpy()
+    loop = TrainingLoop(
+        build_network("cnn"),
+        # A low rate, since Adam blows rounding errors of tiny gradients up to whole steps.
+        replace(RECIPES["cnn"], num_epochs=2, min_steps_per_epoch=1, learning_rate=1e-4),
+        dataset.train,
+        dataset.validation,
+        mean=0.15,
+        std=0.28,
+        seed=0,
+        device=torch.device("cpu"),
+    )
+    metrics = list(loop.run())
+    dist.destroy_process_group()
+    return [m.train_loss for m in metrics] + [m.validation_loss for m in metrics], gradients
+
+
+def test_number_of_workers_does_not_change_the_result(tmp_path: Path) -> None:
+    """Two workers with half of each batch follow one worker's losses within float noise."""
+    (alone,), (first, second) = (
+        ray.get([share_batches.remote(rank, n, str(tmp_path / f"{n}")) for rank in range(n)])
+        for n in (1, 2)
+    )
+    assert first[0] == second[0]
+    assert first[0] == pytest.approx(alone[0], rel=1e-4)
+    np.testing.assert_allclose(first[1], alone[1], rtol=0, atol=1e-12 * np.abs(alone[1]).max())
+
+
+def test_model_is_written_to_a_bucket(rclone_server: Any) -> None:
+    """With an S3 model_uri the worker writes there, and evaluation reads from there."""
+    rclone_server.client().create_bucket(Bucket="trained")
+    config = TrainConfig(
+        dataset="digits", recipe="mlp-128", model_uri="s3://trained/mlp", num_epochs=2
+    )
+    result = train(config)
+    assert result.model_uri == "s3://trained/mlp"
+    assert evaluate(EvaluateConfig("s3://trained/mlp", "digits")).accuracy == result.test_accuracy
+
+
+def test_divergence_on_a_worker_is_the_drivers_clear_error(tmp_path: Path) -> None:
+    """A run that diverges says so in its own words, without Ray's, and writes no model."""
+    config = TrainConfig(
+        dataset="digits", recipe="mlp-128", model_uri=str(tmp_path / "model"), learning_rate=1e30
+    )
+    with pytest.raises(UsageError, match="Training diverged"):
+        train(config)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"use_gpu": True, "num_workers": 2},
+            r"2 worker\(s\) need a GPU each, and the Ray cluster has 1",
+        ),
+        ({"num_workers": 64}, r"64 worker\(s\) need a CPU each, and the Ray cluster has 2"),
+        ({"batch_size": 1024}, "1024 images exceeds the 800"),
+    ],
+)
+def test_impossible_run_is_refused_at_once(
+    fields: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    """What the cluster or dataset cannot give is named before any worker starts."""
+    start = time.monotonic()
+    with pytest.raises(UsageError, match=message):
+        train(TrainConfig(dataset="digits", model_uri=str(tmp_path / "model"), **fields))
+    assert time.monotonic() - start < 5
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_destination_that_cannot_be_written_is_refused_before_training(tmp_path: Path) -> None:
+    """A model_uri inside a file is refused before any time is spent."""
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="is not a folder that can be written to"):
+        train(TrainConfig(dataset="digits", model_uri=str(tmp_path / "file" / "model")))
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "use_gpu", "nodes", "resources"),
+    [
+        (1, False, [{"CPU": 2}], {"CPU": 2}),
+        (2, False, [{"CPU": 2}], {"CPU": 1}),
+        (3, False, [{"CPU": 4}, {"CPU": 2}], {"CPU": 2}),
+        (1, False, [{"CPU": 0}, {"CPU": 64}], {"CPU": 8}),
+        (2, True, [{"CPU": 8}, {"CPU": 8, "GPU": 2}], {"CPU": 1, "GPU": 1}),
+    ],
+)
+def test_workers_share_the_cores_of_the_cluster(
+    num_workers: int, use_gpu: bool, nodes: list[dict[str, float]], resources: dict[str, float]
+) -> None:
+    """Each worker reserves as many cores as leaves room for all of them; on GPUs one each."""
+    assert plan_resources(num_workers, use_gpu, nodes) == resources
