@@ -1,0 +1,63 @@
+"""What a person can set for `mnist-ocr label` and `mnist-ocr verify`."""
+
+from dataclasses import dataclass
+
+from mnist_ocr.errors import UsageError
+
+MAX_SHARD_SIZE = 65536
+"""Images: 51 MB as uint8, below the 128 MiB at which Ray Data would split a block."""
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """Label every image of a folder or bucket: Parquet, one row per object, resumable.
+
+    Example: mnist-ocr label s3://bucket/scans/ s3://bucket/labels/ --model-uri models/cnn
+    """
+
+    input_uri: str
+    """Folder of images, local or s3://bucket/prefix; every object below it gets a row."""
+    output_uri: str
+    """Folder for the Parquet files, local or s3://; the same command resumes what is there."""
+    model_uri: str | None = None
+    """Required: a model directory that `mnist-ocr train` has written, local or s3://."""
+    min_confidence: float = 0.99
+    """Rows of at least this confidence are `accepted`."""
+    extensions: tuple[str, ...] = ()
+    """Only objects that end so, e.g. .png .jpg; none given: every object."""
+    num_actors: int | None = None
+    """Workers that label; default one per CPU, or as many as the GPUs hold."""
+    num_gpus_per_actor: float | None = None
+    """GPU share of a worker, e.g. 0.5; default 1 if the cluster has GPUs, else 0."""
+    shard_size: int = 8192
+    """Most images per Parquet file, the unit of work and of resuming; the first are smaller."""
+    max_error_rate: float | None = None
+    """Exit with 3 if a larger share of the rows has a status other than ok or blank."""
+
+    def __post_init__(self) -> None:
+        """Check each value by itself."""
+        if not self.model_uri:
+            raise UsageError(
+                "No model: pass --model-uri with a directory that `mnist-ocr train` has written."
+            )
+        if not 0 <= self.min_confidence <= 1:
+            raise UsageError(f"min_confidence is {self.min_confidence}: give one from 0 to 1.")
+        if self.num_actors is not None and self.num_actors < 1:
+            raise UsageError(f"num_actors is {self.num_actors}: give 1 or more.")
+        if self.num_gpus_per_actor is not None and not 0 <= self.num_gpus_per_actor <= 1:
+            raise UsageError(f"num_gpus_per_actor is {self.num_gpus_per_actor}: give 0 to 1.")
+        if not 1 <= self.shard_size <= MAX_SHARD_SIZE:
+            raise UsageError(f"shard_size is {self.shard_size}: give 1 to {MAX_SHARD_SIZE}.")
+        if self.max_error_rate is not None and not 0 <= self.max_error_rate <= 1:
+            raise UsageError(f"max_error_rate is {self.max_error_rate}: give one from 0 to 1.")
+
+
+@dataclass(frozen=True)
+class VerifyConfig:
+    """Prove a labelling job whole: every listed object in exactly one row, and nothing else.
+
+    Example: mnist-ocr verify s3://bucket/labels/
+    """
+
+    output_uri: str
+    """Output of `mnist-ocr label`, local or s3://."""

@@ -1,0 +1,207 @@
+"""The manifest: which objects there are, in frozen shards. Listing appends to it, and resumes.
+
+    OUTPUT/_manifest/00000000.arrow   id int64, path string, size int64, etag string
+    OUTPUT/_manifest/00000001.arrow   ...
+    OUTPUT/_manifest/complete.json    written when the listing has ended
+
+A manifest shard is written before anything labels it and never changed; labelling turns each into
+one Parquet file. Arrow IPC and not Parquet, so that a reader that takes every `*.parquet` below
+the output (DuckDB does) finds predictions only.
+"""
+
+import json
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+
+import pyarrow as pa
+
+from mnist_ocr.errors import ObjectError, UsageError
+from mnist_ocr.storage import ObjectInfo, Store
+
+FOLDER = "_manifest/"
+COMPLETE = FOLDER + "complete.json"
+
+FIRST_SHARD_SIZE = 1024
+"""Images in each of the first two shards; then two of twice as many, and so on up to the job's
+shard size: a small job is shared evenly, and a large one shows results at once."""
+
+MAX_PROBE_BYTES = 1024**2
+"""Larger objects are not fetched merely to see whether that is allowed."""
+
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.int64(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("etag", pa.string(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class ManifestShard:
+    """A frozen list of input objects: the unit of work."""
+
+    table: pa.Table
+    """Rows of `SCHEMA`, in id order."""
+
+    def objects(self, store: Store) -> list[ObjectInfo]:
+        """The rows as the store of the input knows them."""
+        skip = len(store.uri_of(""))
+        columns = (self.table[name].to_pylist() for name in ("path", "size", "etag"))
+        return [
+            ObjectInfo(_unescape(path[skip:]), size, etag)
+            for path, size, etag in zip(*columns, strict=True)
+        ]
+
+
+def shard_name(shard: int) -> str:
+    """Name of a manifest shard below the output folder."""
+    return f"{FOLDER}{shard:08d}.arrow"
+
+
+def read_shard(output: Store, shard: int) -> ManifestShard:
+    """One manifest shard.
+
+    Raises:
+        ObjectError: it is not there.
+        pa.ArrowInvalid: it is damaged.
+    """
+    data = output.read(shard_name(shard))
+    return ManifestShard(pa.ipc.open_file(pa.BufferReader(data)).read_all())
+
+
+def read_totals(output: Store) -> dict[str, int] | None:
+    """`num_shards` and `num_images` once the listing has ended, else None."""
+    try:
+        totals: dict[str, int] = json.loads(output.read(COMPLETE))
+    except ObjectError as error:
+        if error.status != "missing":
+            raise
+        return None
+    return totals
+
+
+def iterate_shards(
+    source: Store, output: Store, *, shard_size: int, extensions: Sequence[str]
+) -> Iterator[int]:
+    """Every shard number in order: those on record first, then those that listing adds.
+
+    A listing that was cut off goes on behind the last object on record; one that has ended is not
+    repeated, so objects that arrive later belong to another job.
+    """
+    shards = list_shards(output)
+    yield from shards
+    if read_totals(output):
+        return
+    next_shard, next_id, start_after = 0, 0, ""
+    if shards:
+        last = read_shard(output, shards[-1])
+        next_shard = shards[-1] + 1
+        next_id = last.table["id"][-1].as_py() + 1
+        start_after = last.objects(source)[-1].name
+    objects = list_objects(source, extensions, start_after)
+    while rows := list(islice(objects, size_of_shard(next_shard, shard_size))):
+        output.write(shard_name(next_shard), _encode(source, next_id, rows))
+        yield next_shard
+        next_shard, next_id = next_shard + 1, next_id + len(rows)
+    if not next_id:
+        raise UsageError(f"No objects under {source.uri} any more: it was emptied, or unmounted.")
+    totals = {"num_shards": next_shard, "num_images": next_id}
+    output.write(COMPLETE, json.dumps(totals).encode())
+
+
+def size_of_shard(shard: int, shard_size: int) -> int:
+    """Objects in a shard, if there are as many left."""
+    return min(shard_size, FIRST_SHARD_SIZE << min(shard // 2, 16))
+
+
+def list_objects(
+    source: Store, extensions: Sequence[str] = (), start_after: str = ""
+) -> Iterator[ObjectInfo]:
+    """The input's objects in order, those with one of the `extensions` only, if there are any."""
+    objects = chain.from_iterable(source.list(start_after=start_after))
+    if not extensions:
+        return objects
+    endings = tuple(extension.lower() for extension in extensions)
+    return (info for info in objects if info.name.lower().endswith(endings))
+
+
+def check_input(source: Store, extensions: Sequence[str]) -> None:
+    """Make sure that there is something to label.
+
+    Raises:
+        UsageError: there is no such folder, no right to list it or to read what is in it, or
+            nothing in it.
+        StorageUnreachableError: the store does not answer.
+    """
+    first = list(islice(list_objects(source, extensions), 3))
+    for info in first:
+        if info.size > MAX_PROBE_BYTES:
+            break
+        try:
+            source.read(info.name)
+        except ObjectError as error:
+            if error.status == "forbidden":
+                continue  # it alone, or all of them?
+        break
+    else:
+        if first:
+            raise UsageError(
+                f"May list {source.uri} but not read it: the first objects are forbidden. "
+                "Give these credentials the right to read (s3:GetObject)."
+            )
+        wanted = f" with the extension {' or '.join(extensions)}" if extensions else ""
+        advice = "Check the path" + (" or pass other --extensions." if extensions else ".")
+        raise UsageError(f"No objects{wanted} under {source.uri}. {advice}")
+
+
+def list_shards(output: Store) -> list[int]:
+    """Numbers of the manifest shards on record, in order."""
+    return _numbers(output, FOLDER, re.compile(r"_manifest/(\d{8})\.arrow"))
+
+
+def list_finished_shards(output: Store) -> list[int]:
+    """Numbers of the shards whose Parquet file exists, in order."""
+    return _numbers(output, "part-", re.compile(r"part-(\d{8})\.parquet"))
+
+
+def part_name(shard: int) -> str:
+    """Name of a shard's Parquet file, its commit record, below the output folder."""
+    return f"part-{shard:08d}.parquet"
+
+
+def _numbers(output: Store, prefix: str, pattern: re.Pattern[str]) -> list[int]:
+    names = (info.name for page in output.list(prefix) for info in page)
+    return [int(match[1]) for name in names if (match := pattern.fullmatch(name))]
+
+
+def _encode(source: Store, first_id: int, rows: Collection[ObjectInfo]) -> bytes:
+    table = pa.Table.from_arrays(
+        [
+            pa.array(range(first_id, first_id + len(rows)), pa.int64()),
+            pa.array(_escape(source.uri_of(info.name)) for info in rows),
+            pa.array((info.size for info in rows), pa.int64()),
+            pa.array(info.etag for info in rows),
+        ],
+        schema=SCHEMA,
+    )
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(
+        sink, SCHEMA, options=pa.ipc.IpcWriteOptions(compression="zstd")
+    ) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+def _escape(path: str) -> str:
+    """A file name that is not UTF-8 holds lone surrogates, which a string column cannot."""
+    return path if path.isascii() else path.encode(errors="backslashreplace").decode()
+
+
+def _unescape(path: str) -> str:
+    if "\\udc" not in path:
+        return path
+    return re.sub(r"\\udc([89a-f][0-9a-f])", lambda byte: chr(0xDC00 + int(byte[1], 16)), path)

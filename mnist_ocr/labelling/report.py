@@ -1,0 +1,98 @@
+"""How far a job is: a line redrawn on a terminal, a log line every ten seconds elsewhere."""
+
+import logging
+import threading
+from collections import deque
+from dataclasses import dataclass
+from time import monotonic
+from typing import Self, TextIO
+
+logger = logging.getLogger(__name__)
+
+REDRAW_S, LOG_S = 0.25, 10.0
+"""Seconds between two lines, on a terminal and in a log."""
+
+RATE_WINDOW_S = 10.0
+"""Seconds over which the rate is taken."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a job stands."""
+
+    num_done: int = 0
+    """Rows committed, those of earlier runs of the job included."""
+    num_images: int | None = None
+    """Rows there will be; None while the listing goes on."""
+    num_errors: int = 0
+    """Rows of this run whose status is neither ok nor blank."""
+
+
+class ProgressDisplay:
+    """Shows the latest progress, from a thread of its own, while its `with` block runs.
+
+    Args:
+        stream: Where to draw; if it is no terminal, lines go to the log instead.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._is_terminal = stream.isatty()
+        self._started = monotonic()
+        self._history = deque[tuple[float, Progress]]()
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._show, name="progress", daemon=True)
+
+    def update(self, progress: Progress) -> None:
+        """Take note of progress; cheap, and shown with the next line."""
+        now = monotonic()
+        while len(self._history) > 2 and self._history[0][0] < now - RATE_WINDOW_S:
+            self._history.popleft()
+        self._history.append((now, progress))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _show(self) -> None:
+        while not self._end.wait(REDRAW_S if self._is_terminal else LOG_S):
+            self._draw()
+        if self._history:
+            self._draw()
+        if self._is_terminal:
+            self._stream.write("\n")
+
+    def _draw(self) -> None:
+        line = format_progress(list(self._history), monotonic() - self._started)
+        if self._is_terminal:
+            self._stream.write(f"\r\033[K{line}")  # to the line's start, and clear it
+            self._stream.flush()
+        else:
+            logger.info("%s", line)
+
+
+def format_progress(history: list[tuple[float, Progress]], elapsed_s: float) -> str:
+    """One line: done/total, images/s, errors, time to go.
+
+    Args:
+        history: Times in seconds and what was known then; the rate is between first and last.
+        elapsed_s: Since the command began; shown until the first shard is done.
+    """
+    if not history:
+        return f"starting workers, {elapsed_s:.0f} s"
+    (first_time, first), (last_time, last) = history[0], history[-1]
+    total = "listing goes on" if last.num_images is None else f"{last.num_images:,}"
+    parts = [f"{last.num_done:,} / {total}"]
+    if last_time > first_time:
+        rate = (last.num_done - first.num_done) / (last_time - first_time)
+        parts.append(f"{rate:,.0f} images/s")
+        to_go = (last.num_images or 0) - last.num_done
+        if to_go > 0 and rate:
+            seconds = round(to_go / rate)
+            parts.append(f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} to go")
+    parts.append(f"{last.num_errors:,} errors")
+    return " · ".join(parts)

@@ -1,0 +1,98 @@
+"""One shard in, one file out: `read_images` -> `predict` -> `write_predictions`, and the receipt.
+
+The same three steps run fused in one actor on a CPU cluster and apart on a GPU cluster
+(pipeline.py). None of them knows about Ray.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from socket import gethostname
+from typing import Any
+
+import pyarrow as pa
+
+from mnist_ocr.digits.batch import ImageBatch, prepare_images
+from mnist_ocr.digits.classifier import Predictions
+from mnist_ocr.digits.decoding import MAX_BYTES
+from mnist_ocr.errors import ObjectError, UsageError
+from mnist_ocr.labelling.job import Job
+from mnist_ocr.labelling.manifest import ManifestShard, part_name
+from mnist_ocr.labelling.predictions import (
+    build_table,
+    digest_rows,
+    encode_table,
+    read_metadata,
+)
+from mnist_ocr.storage import ObjectInfo, Store, is_local
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What became of a shard."""
+
+    shard: int
+    num_images: int
+    num_requests: int
+    """Objects fetched; those too large for an image are not."""
+    statuses: dict[str, int]
+    """Rows by status."""
+
+
+def read_images(source: Store, manifest: ManifestShard) -> ImageBatch:
+    """Fetch, decode and canonicalise a shard's objects, one request each.
+
+    Raises:
+        UsageError: the whole input is gone, or this machine does not have it.
+    """
+    if is_local(source.uri) and not Path(source.uri).is_dir():
+        raise UsageError(
+            f"There is no folder {source.uri} on {gethostname()}. Mount it there, or pass an "
+            "s3:// URI; then run the same command again."
+        )
+    objects = manifest.objects(source)
+    return prepare_images(_read_contents(source, objects), len(objects))
+
+
+def _read_contents(source: Store, objects: list[ObjectInfo]) -> Iterator[bytes | ObjectError]:
+    contents = source.read_many([info for info in objects if info.size <= MAX_BYTES])
+    for info in objects:
+        if info.size <= MAX_BYTES:
+            yield next(contents)
+        else:
+            yield ObjectError(
+                "too_large", f"{info.size:,} bytes; images may have up to {MAX_BYTES:,}."
+            )
+
+
+def write_predictions(
+    output: Store, job: Job, shard: int, manifest: ManifestShard, predictions: Predictions
+) -> Receipt:
+    """Commit a shard: its Parquet file appears whole, or not at all."""
+    rows = manifest.table
+    assert len(predictions.status) == len(rows), "a shard was split on its way"
+    statuses = Counter(predictions.status.tolist())
+    num_requests = sum(size <= MAX_BYTES for size in rows["size"].to_pylist())
+    receipt = Receipt(shard, len(rows), num_requests, dict(statuses))
+    table = build_table(rows["id"], rows["path"], predictions, job.min_confidence)
+    metadata: dict[str, Any] = {
+        "job_id": job.job_id,
+        "model_sha256": job.model_sha256,
+        "version": job.versions["mnist-ocr"],
+        "rows_sha256": digest_rows(table),
+        "receipt": vars(receipt),
+    }
+    output.write(part_name(shard), encode_table(table, metadata))
+    return receipt
+
+
+def read_receipt(output: Store, shard: int) -> Receipt:
+    """The receipt of a shard that an earlier run finished, out of its file."""
+    name = part_name(shard)
+    try:
+        return Receipt(**read_metadata(output.read(name))["receipt"])
+    except (pa.ArrowException, KeyError) as error:
+        raise UsageError(
+            f"{output.uri_of(name)} is damaged: {error}. Delete it and run the same command again."
+        ) from error

@@ -1,0 +1,105 @@
+"""`_job.json` and who may add to an output."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mnist_ocr.errors import UsageError
+from mnist_ocr.labelling.config import LabelConfig
+from mnist_ocr.labelling.job import JOB, Job, check_same_job, read_job, write_job
+from mnist_ocr.labelling.label import plan_workers
+from mnist_ocr.storage import open_store
+
+WANTED = Job(
+    job_id="1",
+    input_uri="s3://scans/2026",
+    output_uri="s3://labels/out",
+    extensions=(".png",),
+    shard_size=4096,
+    min_confidence=0.99,
+    model_sha256="ab" * 32,
+    preprocessing_version=1,
+    versions={"mnist-ocr": "0.1.0"},
+)
+
+
+def test_job_on_record_is_read_back(tmp_path: Path) -> None:
+    """All of it, and None where there is none."""
+    store = open_store(str(tmp_path))
+    assert read_job(store) is None
+    write_job(store, WANTED)
+    assert read_job(store) == WANTED
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"input_uri": "s3://scans/2025"}, "input_uri was 's3://scans/2025'"),
+        ({"model_sha256": "cd" * 32}, "model_sha256 was 'cdcd"),
+        ({"min_confidence": 0.5}, "min_confidence was 0.5, is 0.99"),
+        ({"extensions": ()}, "extensions was \\[\\], is \\['.png'\\]"),
+        ({"versions": {"mnist-ocr": "0.0.9"}}, "versions was {'mnist-ocr': '0.0.9'}"),
+        ({"preprocessing_version": 0}, "preprocessing_version was 0, is 1"),
+        ({"shard_size": 1}, "shard_size was 1"),
+    ],
+)
+def test_other_job_is_refused_by_name(change: dict[str, object], message: str) -> None:
+    """Each thing that a row depends on is compared, and named where it differs."""
+    with pytest.raises(UsageError, match=message):
+        check_same_job(replace(WANTED, **change), WANTED)
+
+
+def test_same_job_may_be_moved_and_resumed() -> None:
+    """Neither the job's id nor the output's address makes it another."""
+    check_same_job(replace(WANTED, job_id="2", output_uri="/elsewhere"), WANTED)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"job_id": 1}'])
+def test_damaged_job_file_is_refused(content: bytes, tmp_path: Path) -> None:
+    """One sentence, no guess."""
+    (tmp_path / JOB).write_bytes(content)
+    with pytest.raises(UsageError, match="damaged or of another mnist-ocr"):
+        read_job(open_store(str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("options", "cluster", "plan"),
+    [
+        ({}, {"CPU": 8.0}, (8, 0.0)),
+        ({"num_actors": 3}, {"CPU": 8.0}, (3, 0.0)),
+        ({"num_actors": 30}, {"CPU": 8.0}, (8, 0.0)),
+        ({}, {"CPU": 8.0, "GPU": 2.0}, (2, 1.0)),
+        ({"num_gpus_per_actor": 0.25}, {"CPU": 8.0, "GPU": 2.0}, (8, 0.25)),
+        ({"num_gpus_per_actor": 0.0}, {"CPU": 8.0, "GPU": 2.0}, (8, 0.0)),
+    ],
+)
+def test_workers_fill_the_cluster(
+    options: dict[str, float], cluster: dict[str, float], plan: tuple[int, float]
+) -> None:
+    """One actor per core, or as many as the GPUs hold, and never more."""
+    assert plan_workers(LabelConfig("in", "out", "model", **options), cluster) == plan
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"model_uri": None},
+        {"min_confidence": 1.1},
+        {"num_actors": 0},
+        {"num_gpus_per_actor": 2.0},
+        {"shard_size": 0},
+        {"shard_size": 100_000},
+        {"max_error_rate": -0.1},
+    ],
+)
+def test_values_that_cannot_work_are_refused(options: dict[str, object]) -> None:
+    """By name, as a ValueError, before anything is loaded."""
+    with pytest.raises(ValueError, match=next(iter(options)).replace("_uri", "-uri")):
+        LabelConfig(**{"input_uri": "in", "output_uri": "out", "model_uri": "m", **options})
+
+
+def test_gpus_that_are_not_there_are_named() -> None:
+    """Ray would wait for them for ever."""
+    with pytest.raises(UsageError, match="num_gpus_per_actor is 1 and the Ray cluster has 0 GPUs"):
+        plan_workers(LabelConfig("in", "out", "model", num_gpus_per_actor=1), {"CPU": 8.0})

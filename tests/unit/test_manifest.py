@@ -1,0 +1,165 @@
+"""The manifest: frozen shards, and a listing that can be cut off anywhere."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mnist_ocr.errors import ObjectError, UsageError
+from mnist_ocr.labelling import manifest
+from mnist_ocr.storage import LocalStore, ObjectInfo, Store, open_store
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Store:
+    """A folder of ten files."""
+    (tmp_path / "scans").mkdir()
+    for i in range(10):
+        (tmp_path / f"scans/{i}.png").write_bytes(b"x" * i)
+    return open_store(str(tmp_path / "scans"))
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Store:
+    """An output folder."""
+    (tmp_path / "out").mkdir()
+    return open_store(str(tmp_path / "out"))
+
+
+def iterate(source: Store, output: Store, **options: object) -> list[int]:
+    options = {"shard_size": 4, "extensions": (), **options}
+    return list(manifest.iterate_shards(source, output, **options))
+
+
+def rows_of(source: Store, output: Store) -> list[tuple[int, str]]:
+    """(id, name) of every row on record."""
+    rows = []
+    for shard in manifest.list_shards(output):
+        found = manifest.read_shard(output, shard)
+        names = [info.name for info in found.objects(source)]
+        rows += zip(found.table["id"].to_pylist(), names, strict=True)
+    return rows
+
+
+def test_listing_becomes_shards_of_fixed_size(source: Store, output: Store) -> None:
+    """Ids count the objects in listing order; the totals are on record at the end."""
+    assert iterate(source, output) == [0, 1, 2]
+    assert rows_of(source, output) == [(i, f"{i}.png") for i in range(10)]
+    assert manifest.read_totals(output) == {"num_shards": 3, "num_images": 10}
+    sizes = [info.size for info in manifest.read_shard(output, 2).objects(source)]
+    assert sizes == [8, 9]
+
+
+def test_first_shards_are_smaller() -> None:
+    """They double in pairs up to the job's shard size, which may be smaller from the start."""
+    sizes = [manifest.size_of_shard(shard, 8192) for shard in range(10)]
+    assert sizes == [1024, 1024, 2048, 2048, 4096, 4096, 8192, 8192, 8192, 8192]
+    assert {manifest.size_of_shard(shard, 64) for shard in (0, 1, 10_000_000)} == {64}
+
+
+def test_shard_is_on_record_before_it_is_handed_out(source: Store, output: Store) -> None:
+    """Whoever gets a shard number can read the shard."""
+    for shard in manifest.iterate_shards(source, output, shard_size=4, extensions=()):
+        assert manifest.list_shards(output)[-1] == shard
+
+
+@pytest.mark.parametrize("num_before", [0, 1, 2, 3])
+def test_cut_off_listing_goes_on_where_it_was(
+    num_before: int, source: Store, output: Store
+) -> None:
+    """Shards on record are handed out again as they are; no object is in two."""
+    listing = manifest.iterate_shards(source, output, shard_size=4, extensions=())
+    for _ in range(num_before):
+        next(listing)
+    listing.close()
+    before = {shard: output.read(manifest.shard_name(shard)) for shard in range(num_before)}
+    assert iterate(source, output) == [0, 1, 2]
+    assert rows_of(source, output) == [(i, f"{i}.png") for i in range(10)]
+    for shard, content in before.items():
+        assert output.read(manifest.shard_name(shard)) == content
+
+
+def test_ended_listing_is_not_repeated(source: Store, output: Store, tmp_path: Path) -> None:
+    """Objects that arrive after the listing are of another job; the source is not even asked."""
+    iterate(source, output)
+    (tmp_path / "scans/new.png").write_bytes(b"x")
+
+    class Unlistable(LocalStore):
+        def list(self, prefix: str = "", start_after: str = "") -> Iterator[list[ObjectInfo]]:
+            raise AssertionError("listed again")
+
+    assert iterate(Unlistable(source.uri), output) == [0, 1, 2]
+
+
+def test_extensions_choose_objects(source: Store, output: Store, tmp_path: Path) -> None:
+    """The ending decides, in any case; what is left out gets no id."""
+    (tmp_path / "scans/5.png").rename(tmp_path / "scans/5.PNG")
+    (tmp_path / "scans/6.png").rename(tmp_path / "scans/6.txt")
+    iterate(source, output, extensions=(".png",))
+    assert [name for _, name in rows_of(source, output)] == [
+        f"{i}.{'PNG' if i == 5 else 'png'}" for i in (0, 1, 2, 3, 4, 5, 7, 8, 9)
+    ]
+
+
+def test_nothing_to_label_is_said(source: Store, tmp_path: Path) -> None:
+    """With the folder, and the extensions if any were asked for."""
+    with pytest.raises(UsageError, match=r"with the extension \.jpg or \.tif under .*scans"):
+        manifest.check_input(source, (".jpg", ".tif"))
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UsageError, match=r"No objects under .*none\. Check the path\."):
+        manifest.check_input(open_store(str(tmp_path / "none")), ())
+
+
+@pytest.mark.parametrize("num_before", [0, 1, 2, 3])
+def test_file_names_that_are_not_utf8_can_be_read(
+    num_before: int, source: Store, output: Store
+) -> None:
+    """The manifest spells them with escapes; listing resumes behind them, reading finds them."""
+    for i in range(6):
+        with open(f"{source.uri}/".encode() + b"7\xe9-%d.png" % i, "wb") as file:  # noqa: PTH123
+            file.write(b"%d" % i)
+    listing = manifest.iterate_shards(source, output, shard_size=4, extensions=())
+    for _ in range(num_before):
+        next(listing)
+    listing.close()
+    iterate(source, output)
+    assert len(rows_of(source, output)) == 16
+    names = [name for _, name in rows_of(source, output)]
+    assert names == sorted(names)
+    contents = [source.read(name) for name in names if name.startswith("7\udce9")]
+    assert contents == [b"0", b"1", b"2", b"3", b"4", b"5"]
+    paths = manifest.read_shard(output, 3).table["path"].to_pylist()
+    assert all(path.isascii() for path in paths)
+
+
+def test_emptied_input_is_not_a_finished_listing(
+    source: Store, output: Store, tmp_path: Path
+) -> None:
+    """An unmounted disk must not end a job with no images."""
+    for path in (tmp_path / "scans").iterdir():
+        path.unlink()
+    with pytest.raises(UsageError, match=r"No objects under .* any more"):
+        iterate(source, output)
+    assert manifest.read_totals(output) is None
+
+
+class ForbiddenStore(LocalStore):
+    """A folder in which some objects may not be read."""
+
+    forbidden: tuple[str, ...] = ()
+
+    def read(self, name: str, etag: str = "") -> bytes:
+        """Refuse some."""
+        if name in self.forbidden:
+            raise ObjectError("forbidden", f"No permission to read {name}.")
+        return super().read(name, etag)
+
+
+def test_input_that_may_be_listed_but_not_read_is_said(source: Store) -> None:
+    """Before a million rows say `forbidden`; a single forbidden object is a row."""
+    store = ForbiddenStore(source.uri)
+    store.forbidden = ("0.png",)
+    manifest.check_input(store, ())
+    store.forbidden = ("0.png", "1.png", "2.png")
+    with pytest.raises(UsageError, match=r"May list .* but not read it"):
+        manifest.check_input(store, ())
