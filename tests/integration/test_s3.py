@@ -1,0 +1,182 @@
+"""Buckets on real S3 servers: rclone for signatures and labelling, moto for semantics."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import S3Server, free_port
+
+from mnist_ocr.errors import ObjectError, StorageUnreachableError, UsageError
+from mnist_ocr.labelling.config import LabelConfig, VerifyConfig
+from mnist_ocr.labelling.label import label
+from mnist_ocr.labelling.verification import verify
+from mnist_ocr.storage import open_store
+
+
+@pytest.fixture
+def rclone(rclone_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """This process talks to rclone."""
+    for name, value in rclone_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return rclone_server
+
+
+@pytest.fixture
+def moto(moto_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """This process talks to moto."""
+    for name, value in moto_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return moto_server
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_bucket_gives_the_rows_of_its_folder(
+    rclone: S3Server, tmp_path: Path, model_uri: str, digit_images: np.ndarray
+) -> None:
+    """A bucket labelled into a bucket, resumed included, equals the same files in a folder."""
+    client = rclone.client()
+    client.create_bucket(Bucket="scans")
+    client.create_bucket(Bucket="labels")
+    for i, image in enumerate(digit_images[:100]):
+        name, content = f"{i % 3} #+%20é/{i}.png", cv2.imencode(".png", image)[1].tobytes()
+        client.put_object(Bucket="scans", Key=f"2026/{name}", Body=content)
+        path = tmp_path / "scans" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    options = {"num_gpus_per_actor": 0.0, "shard_size": 32}
+    label(LabelConfig(str(tmp_path / "scans"), str(tmp_path / "out"), model_uri, **options))
+    for file in Path(model_uri).iterdir():  # the model comes from the bucket too
+        open_store("s3://labels/model").write(file.name, file.read_bytes())
+    config = LabelConfig("s3://scans/2026/", "s3://labels/out", "s3://labels/model", **options)
+    summary = label(config)
+    assert summary.requests_per_image == 1
+    assert verify(VerifyConfig("s3://labels/out")).problems == []
+
+    first = label(config)
+    client.delete_object(Bucket="labels", Key="out/_SUCCESS")
+    client.delete_object(Bucket="labels", Key="out/part-00000001.parquet")
+    resumed = label(config)
+    assert (resumed.num_images_this_run, resumed.statuses) == (32, first.statuses)
+
+    local = pd.read_parquet(tmp_path / "out")
+    remote = pd.read_parquet("s3://labels/out")
+    assert [path.removeprefix("s3://scans/2026") for path in remote["path"]] == [
+        path.removeprefix(str(tmp_path / "scans")) for path in local["path"]
+    ]
+    assert remote["digit"].tolist() == local["digit"].tolist()
+    assert np.stack(remote["probabilities"]).tolist() == np.stack(local["probabilities"]).tolist()
+
+
+def test_wrong_credentials_are_one_sentence(
+    rclone: S3Server, model_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signature that the server rejects is said so, with the remedy, before anything starts."""
+    rclone.client().create_bucket(Bucket="private")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret-key-0123456")
+    with pytest.raises(UsageError, match=r"rejects these credentials .* Check AWS_PROFILE"):
+        label(LabelConfig("s3://private/scans", "s3://private/out", model_uri))
+    with pytest.raises(UsageError, match="rejects these credentials"):
+        open_store("s3://private").read("a.png")
+    with pytest.raises(UsageError, match="rejects these credentials"):
+        open_store("s3://private").write("a.png", b"x")
+
+
+def test_no_credentials_are_one_sentence(
+    rclone: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without any credentials the message says where they can come from."""
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(UsageError, match="No AWS credentials for s3://scans"):
+        open_store("s3://scans")
+
+
+def test_key_that_cannot_be_written_where_it_is_read_is_refused(rclone: S3Server) -> None:
+    """`//` in an output's URI could otherwise overwrite another job."""
+    rclone.client().create_bucket(Bucket="doubled")
+    for uri in ("s3://doubled//out", "s3://doubled/a//out", "s3://doubled/a/../out"):
+        with pytest.raises(UsageError, match="Cannot write"):
+            open_store(uri).write("_job.json", b"{}")
+    assert "Contents" not in rclone.client().list_objects_v2(Bucket="doubled")
+
+
+def test_bucket_that_is_gone_is_not_a_row(rclone: S3Server) -> None:
+    """An object's status must not hide that all of them are gone."""
+    with pytest.raises(UsageError, match="no bucket vanished"):
+        open_store("s3://vanished").read("a.png")
+
+
+def test_missing_bucket_and_empty_prefix_are_named(rclone: S3Server, model_uri: str) -> None:
+    """A bucket that is not there and a prefix with nothing in it are told apart."""
+    rclone.client().create_bucket(Bucket="hollow")
+    with pytest.raises(UsageError, match="no bucket nowhere"):
+        label(LabelConfig("s3://nowhere/scans", "s3://hollow/out", model_uri))
+    with pytest.raises(UsageError, match="No objects under s3://hollow/scans"):
+        label(LabelConfig("s3://hollow/scans", "s3://hollow/out", model_uri))
+    assert "Contents" not in rclone.client().list_objects_v2(Bucket="hollow")
+
+
+def test_unreachable_endpoint_is_a_network_error(
+    rclone: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A port where nobody listens is named, soon."""
+    endpoint = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    with pytest.raises(StorageUnreachableError, match=f"from {endpoint}.*AWS_ENDPOINT_URL"):
+        list(open_store("s3://scans").list())
+
+
+def test_listing_is_ordered_paged_and_resumable(
+    moto: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More keys than a page: all of them, in order, and again from any of them on."""
+    monkeypatch.setattr("mnist_ocr.s3.PAGE_SIZE", 100)
+    client = moto.client()
+    client.create_bucket(Bucket="many")
+    names = sorted(f"{i * 7919 % 110:04d}.png" for i in range(110))
+    for name in names:
+        client.put_object(Bucket="many", Key=f"scans/{name}", Body=b"x")
+    client.put_object(Bucket="many", Key="scans-other/0.png", Body=b"x")
+    store = open_store("s3://many/scans/")
+    pages = list(store.list())
+    assert [len(page) for page in pages] == [100, 10]
+    assert [info.name for page in pages for info in page] == names
+    rest = [info.name for page in store.list(start_after=names[104]) for info in page]
+    assert rest == names[105:]
+    assert [i.name for page in store.list("000") for i in page] == names[:10]
+
+
+def test_any_key_can_be_read(moto: S3Server) -> None:
+    """Keys that are no paths, and folder markers, are listed exactly as they are and read."""
+    client = moto.client()
+    client.create_bucket(Bucket="odd")
+    keys = ["a//b.png", "dir/", "p%20q.png", "plus+ space.png", "x#y?.png", "ünï.png"]
+    for key in keys:
+        client.put_object(Bucket="odd", Key=f"scans/{key}", Body=key.encode())
+    store = open_store("s3://odd/scans")
+    infos = [info for page in store.list() for info in page]
+    assert [info.name for info in infos] == keys
+    contents = dict(zip(keys, store.read_many(infos), strict=True))
+    assert contents == {key: key.encode() for key in keys}
+
+
+def test_object_that_vanished_or_changed_is_its_own_error(moto: S3Server) -> None:
+    """What happened to an object between listing and reading is the status of its row."""
+    client = moto.client()
+    client.create_bucket(Bucket="live")
+    for name in ("gone", "new", "same"):
+        client.put_object(Bucket="live", Key=name, Body=b"1")
+    store = open_store("s3://live")
+    infos = [info for page in store.list() for info in page]
+    client.delete_object(Bucket="live", Key="gone")
+    client.put_object(Bucket="live", Key="new", Body=b"2")
+    gone, new, same = store.read_many(infos)
+    assert isinstance(gone, ObjectError)
+    assert gone.status == "missing"
+    assert isinstance(new, ObjectError)
+    assert new.status == "changed"
+    assert same == b"1"
