@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -119,14 +118,15 @@ def test_unreachable_endpoint_is_exit_1(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The network's fault, not the user's; within seconds."""
+    """The network's fault, not the user's; after few retries."""
+    waits: list[float] = []
+    monkeypatch.setattr("time.sleep", waits.append)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    started = time.monotonic()
     out = tmp_path / "out"
     assert run("label", "s3://scans/2026", str(out), "--model-uri", str(model)) == 1
-    assert time.monotonic() - started < 30
+    assert sum(waits) < 10
     assert "http://127.0.0.1:9" in capsys.readouterr().err
     assert not out.exists()
 
