@@ -125,9 +125,7 @@ class S3Store(Store):
             found = (response.meta["e_tag"] or "").strip('"')
             self._check_etag(name, etag, found)
             return bytes(response.bytes())
-        except FileNotFoundError as error:
-            self._raise_for_object(name, str(error), error)
-        except BaseError as error:
+        except (FileNotFoundError, BaseError) as error:
             self._raise_for_object(name, str(error), error)
         except ValueError:  # obstore has no path for this key: "a//b", "a/../b", a line break
             return self._read_any_key(name, etag)

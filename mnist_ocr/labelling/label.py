@@ -123,13 +123,21 @@ def label(
 
 
 def read_summary(output: Store) -> LabelSummary | None:
-    """The content of `_SUCCESS`, or None while the job is unfinished."""
+    """The content of `_SUCCESS`, or None while the job is unfinished.
+
+    Raises:
+        UsageError: it is damaged.
+    """
     try:
         return LabelSummary(**json.loads(output.read(SUCCESS)))
     except ObjectError as error:
         if error.status != "missing":
             raise
         return None
+    except (ValueError, TypeError) as error:
+        raise UsageError(
+            f"{output.uri_of(SUCCESS)} is damaged: {error}. Delete it and run label again."
+        ) from error
 
 
 def count_errors(statuses: Mapping[str, int]) -> int:
