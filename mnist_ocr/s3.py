@@ -2,8 +2,8 @@
 
 botocore finds credentials, region and endpoint as every AWS tool does (`AWS_PROFILE`,
 `AWS_ENDPOINT_URL`, instance roles, ...) and returns every key as it is; obstore carries the many
-small GETs at 15 times the rate of s3fs, but cannot express keys like `a//b` (those few go through
-botocore).
+small GETs at 13 times the rate of `s3fs.cat`, but cannot express keys like `a//b` (those few go
+through botocore).
 """
 
 import re

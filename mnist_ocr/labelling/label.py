@@ -63,7 +63,8 @@ def label(
     one.
 
     Raises:
-        UsageError: the input, output or model cannot be used; nothing was written.
+        UsageError: the input, output or model cannot be used; mostly found before anything is
+            written, and the same command resumes where not.
         StorageUnreachableError: a store does not answer; the same command resumes.
     """
     started = monotonic()

@@ -26,7 +26,7 @@ from mnist_ocr.labelling.predictions import SCHEMA, decode_table, digest_rows
 from mnist_ocr.storage import Store, open_store
 
 DAMAGE = (pa.ArrowException, OSError, ValueError, IndexError)
-"""What reading a damaged file raises; a store that does not answer is a ConnectionError."""
+"""What reading a damaged file raises."""
 
 MAX_PROBLEMS = 20
 """Problems that are spelled out; the rest are counted."""
@@ -50,7 +50,7 @@ def verify(config: VerifyConfig) -> Verification:
     """Read a job's whole output, a shard at a time, and compare it with its manifest.
 
     Raises:
-        UsageError: there is no job in the folder.
+        UsageError: there is no job in the folder, or it may not be read.
         StorageUnreachableError: the store does not answer.
     """
     output = open_store(config.output_uri)
@@ -69,6 +69,8 @@ def verify(config: VerifyConfig) -> Verification:
             next_id = manifest["id"][-1].as_py() + 1
             if shard in parts:
                 statuses += _check_shard(output, job, shard, manifest, problems)
+        except (UsageError, ConnectionError):
+            raise  # the credentials' or the store's fault says nothing of the files
         except DAMAGE as error:
             problems.append(f"Shard {shard} cannot be read: {error}.")
     try:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from mnist_ocr.digits.classifier import Predictions
-from mnist_ocr.errors import UsageError
+from mnist_ocr.errors import StorageUnreachableError, UsageError
 from mnist_ocr.labelling import manifest
 from mnist_ocr.labelling.config import VerifyConfig
 from mnist_ocr.labelling.job import Job, write_job
@@ -19,7 +19,7 @@ from mnist_ocr.labelling.label import SUCCESS, LabelSummary
 from mnist_ocr.labelling.predictions import decode_table, encode_table
 from mnist_ocr.labelling.shards import read_images, write_predictions
 from mnist_ocr.labelling.verification import verify
-from mnist_ocr.storage import open_store
+from mnist_ocr.storage import LocalStore, open_store
 
 
 @pytest.fixture
@@ -142,6 +142,23 @@ def test_one_missing_file_is_one_problem_and_a_count(output: Path) -> None:
     (output / P1).unlink()
     (output / f".{P1}.123.tmp").touch()
     assert len(verify(VerifyConfig(str(output))).problems) == 3  # the file, and two counts
+
+
+@pytest.mark.parametrize("fault", [StorageUnreachableError("down"), UsageError("expired")])
+def test_store_that_fails_is_not_taken_for_damage(
+    fault: Exception, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An outage, or credentials that expire, end the verification; the files may be sound."""
+    read = LocalStore.read
+
+    def fail_at_parts(store: LocalStore, name: str, etag: str = "") -> bytes:
+        if name.startswith("part-"):
+            raise fault
+        return read(store, name, etag)
+
+    monkeypatch.setattr(LocalStore, "read", fail_at_parts)
+    with pytest.raises(type(fault), match=str(fault)):
+        verify(VerifyConfig(str(output)))
 
 
 def test_many_problems_are_counted(output: Path) -> None:
