@@ -1,20 +1,17 @@
 """Labelled digits to train and evaluate on, in three splits that share no image.
 
-`mnist`   60,000 + 10,000 images, read from `DATA_ROOT/MNIST/raw`, downloaded there if absent.
-`digits`  scikit-learn's bundled 1,797 scans of 8x8 pixels, brought to MNIST's geometry as any scan
-          would be; it needs no network and no file.
+`mnist`    60,000 + 10,000 images (mnist.py). Validation images are those of writers held out, where
+           it is known who wrote what.
+`digits`   scikit-learn's bundled 1,797 scans of 8x8 pixels, brought to MNIST's geometry as any scan
+           would be; it needs no network and no file.
+anything else is a folder or a URI of the user's own scans (labelled_scans.py).
 """
 
 import hashlib
 import logging
-import math
-import shutil
-import socket
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from http.client import HTTPException
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,23 +21,27 @@ from numpy.typing import NDArray
 
 from mnist_ocr.digits.canonical import canonicalize_page
 from mnist_ocr.errors import UsageError
+from mnist_ocr.storage import is_local, resolve_uri
+from mnist_ocr.training.config import DatasetConfig
+from mnist_ocr.training.labelled_scans import read_labelled_scans
+from mnist_ocr.training.mnist import read_mnist
+from mnist_ocr.training.splits import SPLIT_SEED, split_by_label, split_by_writer, split_scans
 
 logger = logging.getLogger(__name__)
 
 DATASETS = ("mnist", "digits")
 
-SPLIT_SEED = 0
-"""Every run holds out the same images, whatever its own seed: results can be compared."""
+BY_WRITER, STRATIFIED = "by writer", "stratified"
 
 MNIST_NUM_VALIDATION = 5_000
 DIGITS_NUM_VALIDATION = 200
 DIGITS_NUM_TEST = 797
 
-DOWNLOAD_TIMEOUT_S = 10.0
+MIN_NUM_SCANS = 20
+"""Fewer can be trained on, but a test of two images says nothing."""
 
-
-class DatasetUnavailableError(ConnectionError):
-    """The dataset is not on disk, and its host does not answer."""
+NUM_MIXED = 200_000
+"""Training images of a mixture that copies of a small side may make up."""
 
 
 class Split(NamedTuple):
@@ -58,6 +59,18 @@ class Dataset:
     train: Split
     validation: Split
     test: Split
+    split_method: str = STRATIFIED
+    """How validation images were chosen: `by writer` (nobody wrote on both sides) or `stratified`
+    (at random, each digit in proportion)."""
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    """How many objects, rows or images were left out, by reason."""
+    mixed_with: Mapping[str, float] = field(default_factory=dict)
+    """Datasets that training images were added from, and the share of those."""
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The three splits by name, in order."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
 
     def pixel_statistics(self) -> tuple[float, float]:
         """Mean and standard deviation of the training pixels, on a scale from 0 to 1."""
@@ -65,32 +78,86 @@ class Dataset:
         return float(mean.item()) / 255, float(std.item()) / 255
 
     def describe(self) -> dict[str, Any]:
-        """What `model.json` records: name, size of each split, and a sha256 of all of it."""
+        """What `model.json` records: the name, all about the splits, and a sha256 of all images."""
         digest = hashlib.sha256()
-        splits = {"train": self.train, "validation": self.validation, "test": self.test}
-        for split in splits.values():
+        for split in self.splits.values():
             digest.update(split.images.tobytes())
             digest.update(split.labels.tobytes())
-        sizes = {f"num_{name}": len(split.labels) for name, split in splits.items()}
-        return {"dataset": self.name, **sizes, "sha256": digest.hexdigest()}
+        return {
+            "dataset": self.name,
+            **{f"num_{name}": len(split.labels) for name, split in self.splits.items()},
+            "split_method": self.split_method,
+            "split_seed": SPLIT_SEED,
+            "skipped": dict(self.skipped),
+            "mixed_with": dict(self.mixed_with),
+            "sha256": digest.hexdigest(),
+        }
 
 
-def load_dataset(name: str, data_root: str) -> Dataset:
+def load_dataset(config: DatasetConfig) -> Dataset:
     """Load a dataset, downloading it first where it has to be.
 
-    Args:
-        name: One of `DATASETS`.
-        data_root: Folder that holds `MNIST/raw/`; `digits` ignores it.
+    A name in `DATASETS` is never a folder: a folder of that name is `./mnist`.
 
     Raises:
-        UsageError: The name is unknown, or a file on disk is not what its name says.
-        DatasetUnavailableError: The dataset is not on disk and cannot be downloaded.
+        UsageError: There is no such dataset, it is not what it should be, or it is too small.
+        DatasetUnavailableError: MNIST is not on disk and cannot be downloaded.
+        StorageUnreachableError: The store of the scans does not answer.
     """
+    name = config.dataset
     if name == "mnist":
-        return _load_mnist(Path(data_root).expanduser())
+        return _load_mnist(config.data_root)
     if name == "digits":
         return _load_digits()
-    raise UsageError(f"Unknown dataset {name!r}. Choose one of: {', '.join(DATASETS)}.")
+    uri = resolve_uri(name)
+    if "/" not in name and is_local(uri) and not Path(uri).exists():
+        raise UsageError(
+            f"Unknown dataset {name!r}. Choose {' or '.join(DATASETS)}, or pass a folder or s3:// "
+            "URI of your own scans, which must exist."
+        )
+    return _load_scans(config)
+
+
+def mix_datasets(own: Dataset, other: Dataset, weight: float) -> Dataset:
+    """Add another dataset's training images; validation and test images remain `own`'s.
+
+    The side that is too small for `weight` is repeated, in whole copies and a random rest. No image
+    of `own` is lost; of `other` those are that `own` holds out, and a random part where an epoch
+    would exceed `NUM_MIXED` images by copies.
+
+    Args:
+        own: The dataset to train for.
+        other: Where to take more training images from.
+        weight: Share of `other` among the training images, above 0 and below 1.
+    """
+    held_out = {im.tobytes() for split in (own.validation, own.test) for im in split.images}
+    is_new = np.array([im.tobytes() not in held_out for im in other.train.images])
+    images, labels = other.train.images[is_new], other.train.labels[is_new]
+    if num_dropped := int((~is_new).sum()):
+        logger.warning(
+            "left out %d images of %s: %s holds them out", num_dropped, other.name, own.name
+        )
+    least = len(own.train.labels) / (1 - weight)
+    total = max(least, min(len(labels) / weight, NUM_MIXED))
+    num_own, num_other = round(total * (1 - weight)), round(total * weight)
+    parts = [_repeat(own.train, num_own), _repeat(Split(images, labels), num_other)]
+    return Dataset(
+        f"{own.name}+{other.name}",
+        train=Split(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True))),
+        validation=own.validation,
+        test=own.test,
+        split_method=own.split_method,
+        skipped=dict(Counter(own.skipped) + Counter(held_out=num_dropped)),
+        mixed_with={other.name: weight},
+    )
+
+
+def _repeat(split: Split, count: int) -> Split:
+    """Make a split of `count` images, each in it as often as any other, within one."""
+    copies, rest = divmod(count, len(split.labels))
+    shuffled = np.random.default_rng(SPLIT_SEED).permutation(len(split.labels))
+    indices = np.concatenate([np.tile(np.arange(len(shuffled)), copies), np.sort(shuffled[:rest])])
+    return Split(split.images[indices], split.labels[indices])
 
 
 def load_digit_pages() -> dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]]:
@@ -106,105 +173,45 @@ def load_digit_pages() -> dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]]
     # Ink is counted from 0 to 16 in blocks of 4x4 binary pixels (Alpaydin and Kaynak 1998).
     pages = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
     labels = bunch.target.astype(np.int64)
-    rest, test = _split_by_label(labels, DIGITS_NUM_TEST)
-    train, validation = _split_by_label(labels[rest], DIGITS_NUM_VALIDATION)
+    rest, test = split_by_label(labels, DIGITS_NUM_TEST)
+    train, validation = split_by_label(labels[rest], DIGITS_NUM_VALIDATION)
     indices = {"train": rest[train], "validation": rest[validation], "test": test}
     return {name: (pages[own], labels[own]) for name, own in indices.items()}
 
 
 def _load_digits() -> Dataset:
-    splits = {
-        name: Split(np.stack([canonicalize_page(page) for page in pages]), labels)
-        for name, (pages, labels) in load_digit_pages().items()
-    }
-    return Dataset("digits", **splits)
+    train, validation, test = (
+        Split(np.stack([canonicalize_page(page) for page in pages]), labels)
+        for pages, labels in load_digit_pages().values()
+    )
+    return Dataset("digits", train, validation, test)
 
 
-def _load_mnist(data_root: Path) -> Dataset:
-    folder = data_root / "MNIST" / "raw"
-    files = [folder / name for name in _MNIST_SHAPES]
-    if not all(file.exists() for file in files):
-        _download_mnist(folder)
-    images, labels, test_images, test_labels = (_read_idx(file) for file in files)
-    train, validation = _split_by_label(labels, MNIST_NUM_VALIDATION)
+def _load_mnist(data_root: str) -> Dataset:
+    mnist = read_mnist(data_root)
+    if mnist.writers is None:
+        train, validation = split_by_label(mnist.labels, MNIST_NUM_VALIDATION)
+    else:
+        train, validation = split_by_writer(mnist.writers, MNIST_NUM_VALIDATION)
     return Dataset(
         "mnist",
-        train=Split(images[train], labels[train].astype(np.int64)),
-        validation=Split(images[validation], labels[validation].astype(np.int64)),
-        test=Split(test_images, test_labels.astype(np.int64)),
+        train=Split(mnist.images[train], mnist.labels[train]),
+        validation=Split(mnist.images[validation], mnist.labels[validation]),
+        test=Split(mnist.test_images, mnist.test_labels),
+        split_method=STRATIFIED if mnist.writers is None else BY_WRITER,
     )
 
 
-_MNIST_SHAPES: dict[str, tuple[int, ...]] = {
-    "train-images-idx3-ubyte": (60_000, 28, 28),
-    "train-labels-idx1-ubyte": (60_000,),
-    "t10k-images-idx3-ubyte": (10_000, 28, 28),
-    "t10k-labels-idx1-ubyte": (10_000,),
-}
-
-
-def _read_idx(file: Path) -> NDArray[np.uint8]:
-    """Read a file of MNIST's format: bytes 0, 0, 8 (uint8), rank, big-endian sizes, the values."""
-    shape = _MNIST_SHAPES[file.name]
-    header = bytes([0, 0, 8, len(shape)]) + np.array(shape, ">i4").tobytes()
-    content = file.read_bytes()
-    size = len(header) + math.prod(shape)
-    if len(content) != size or not content.startswith(header):
+def _load_scans(config: DatasetConfig) -> Dataset:
+    scans = read_labelled_scans(config)
+    counts = np.bincount(scans.labels)
+    if len(scans.labels) < MIN_NUM_SCANS or counts.max() < 3:
         raise UsageError(
-            f"{file} is not the MNIST file of that name: it has {len(content):,} bytes, {size:,} "
-            "are expected. Delete it to have it downloaded, or copy it again, uncompressed."
+            f"{config.dataset} has {len(scans.labels)} usable images. Pass at least "
+            f"{MIN_NUM_SCANS}, three of one digit, so that some can be held out to validate and "
+            "test."
         )
-    return np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
-
-
-def _download_mnist(folder: Path) -> None:
-    """Download MNIST's four files; each appears in `folder` whole or not at all."""
-    from torchvision.datasets import MNIST
-
-    logger.info("downloading MNIST to %s", folder)
-    with tempfile.TemporaryDirectory() as temporary:
-        try:
-            with _socket_timeout(DOWNLOAD_TIMEOUT_S):
-                raw_folder = Path(MNIST(temporary, download=True).raw_folder)
-        except (OSError, RuntimeError, HTTPException) as error:
-            reason = " ".join(str(error).split())
-            raise DatasetUnavailableError(
-                f"MNIST is not in {folder} and cannot be downloaded: {reason}. Either download it "
-                f"elsewhere and pass --data-root ROOT, where ROOT/MNIST/raw holds "
-                f"{', '.join(_MNIST_SHAPES)}; or pass --dataset digits, which needs no download."
-            ) from error
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for name in _MNIST_SHAPES:
-                partial = folder / f".{name}.tmp"
-                shutil.copyfile(raw_folder / name, partial)
-                partial.replace(folder / name)
-        except OSError as error:
-            raise UsageError(
-                f"Cannot write MNIST to {folder}: {error}. Pass a --data-root that can be written."
-            ) from error
-
-
-@contextmanager
-def _socket_timeout(timeout_s: float) -> Iterator[None]:
-    """Bound how long a host may be silent: torchvision's download has no timeout of its own."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(timeout_s)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
-def _split_by_label(
-    labels: NDArray[np.int64] | NDArray[np.uint8], num_held_out: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Split indices at random so that each digit has its share on both sides.
-
-    Returns:
-        Sorted indices kept, and sorted indices held out (`num_held_out` of them).
-    """
-    shuffled = np.random.default_rng(SPLIT_SEED).permutation(len(labels))
-    by_label = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    held_out = by_label[np.arange(num_held_out) * len(labels) // num_held_out]
-    return np.setdiff1d(by_label, held_out), np.sort(held_out)
+    train, validation, test = (
+        Split(scans.images[indices], scans.labels[indices]) for indices in split_scans(scans.labels)
+    )
+    return Dataset(config.dataset_name, train, validation, test, skipped=scans.skipped)
