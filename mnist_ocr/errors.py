@@ -6,7 +6,8 @@ Exception
 |   +-- UnreadableImageError        (digits/decoding.py) becomes a row
 |-- ConnectionError
 |   |-- StorageUnreachableError     the store does not answer              exit 1
-|   +-- DatasetUnavailableError     (training/datasets.py) no download     exit 1
+|   +-- DatasetUnavailableError     (training/mnist.py) no download         exit 1
+|-- JobFailedError                  the cluster lost too much             exit 1
 +-- OSError
     +-- ObjectError                 one object cannot be read; becomes a row
 """
@@ -22,6 +23,10 @@ class UsageError(ValueError):
 
 class StorageUnreachableError(ConnectionError):
     """The store did not answer, after retries; the same command may work later."""
+
+
+class JobFailedError(RuntimeError):
+    """The cluster could not finish a job; what is done is kept, and the same command goes on."""
 
 
 class ObjectError(OSError):

@@ -1,5 +1,6 @@
 """Objects on whatever else fsspec opens: `gs://`, `az://`, `hf://`, `memory://`, ..."""
 
+import contextlib
 from collections.abc import Iterator
 from itertools import islice
 
@@ -76,3 +77,8 @@ class FsspecStore(Store):
             self._filesystem.pipe_file(path, data)
         except Exception as error:
             raise self._failed("write", error) from error
+
+    def delete(self, name: str) -> None:
+        """Remove a file."""
+        with contextlib.suppress(Exception):
+            self._filesystem.rm_file(f"{self._root}/{name}")

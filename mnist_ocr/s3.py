@@ -6,6 +6,7 @@ small GETs at 13 times the rate of `s3fs.cat`, but cannot express keys like `a//
 through botocore).
 """
 
+import contextlib
 import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -196,6 +197,11 @@ class S3Store(Store):
             raise self._refused("write", _code(str(error)) or "AccessDenied", error) from error
         except BaseError as error:
             raise self._unreachable(error) from error
+
+    def delete(self, name: str) -> None:
+        """One DELETE."""
+        with contextlib.suppress(FileNotFoundError, BaseError):
+            obstore.delete(self._objects, self._folder + name)
 
     def _refused(self, verb: str, code: str, error: Exception) -> Exception:
         if code == "NoSuchBucket":

@@ -74,6 +74,10 @@ class Store(ABC):
             StorageUnreachableError: the store does not answer.
         """
 
+    @abstractmethod
+    def delete(self, name: str) -> None:
+        """Delete an object; one that is not there, or may not be deleted, is let be."""
+
     def read_many(self, objects: Sequence[ObjectInfo]) -> Iterator[bytes | ObjectError]:
         """Each object's content, or the reason why not, in order."""
         return map(self._read_or_error, objects)
@@ -185,6 +189,11 @@ class LocalStore(Store):
             raise UsageError(
                 f"Cannot write {target}: {error.strerror}. Make room or pass another folder."
             ) from error
+
+    def delete(self, name: str) -> None:
+        """Unlink a file."""
+        with contextlib.suppress(OSError):
+            Path(self.uri, name).unlink()
 
 
 def resolve_uri(uri: str) -> str:

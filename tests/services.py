@@ -1,4 +1,4 @@
-"""Integration tests share one single-node Ray and one real S3 server."""
+"""What integration and chaos tests share: one single-node Ray, real S3 servers, a small model."""
 
 import socket
 import subprocess
@@ -112,7 +112,9 @@ def ray_session(rclone_server: S3Server, tmp_path_factory: pytest.TempPathFactor
         for name, value in rclone_server.environment.items():
             patch.setenv(name, value)
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # Ray keeps its token there
-        context = ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, logging_level="ERROR")
+        context = ray.init(
+            "local", num_cpus=2, num_gpus=1, include_dashboard=False, logging_level="ERROR"
+        )
         patch.setenv("RAY_ADDRESS", context.address_info["address"])  # for commands that tests run
         yield context.address_info["address"]
         ray.shutdown()

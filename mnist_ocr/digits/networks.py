@@ -1,15 +1,18 @@
-"""The networks that read digits, and the table of them.
+"""The networks that read digits, by name.
 
 Shapes: B batch; C channels; H, W height and width; a network maps `inputs` (B, 1, 28, 28)
 float32, normalised, to `logits` (B, 10) float32.
 """
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from mnist_ocr.errors import UsageError
 
 NUM_CLASSES = 10
 
@@ -33,35 +36,37 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         """Normalise (B, C, H, W), with the statistics of all workers' batches while training."""
         if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
             return super().forward(input)
-        moments = torch.stack([input.mean((0, 2, 3)), input.square().mean((0, 2, 3))])
-        mean, mean_square = _AverageOverWorkers.apply(moments)
-        variance = mean_square - mean.square()
-        count = input.numel() // input.shape[1] * dist.get_world_size()
+        # Sums, not means: workers' shares of a batch may differ by an image.
+        own_count = input.new_tensor([input.numel() // input.shape[1]])
+        sums = torch.cat([input.sum((0, 2, 3)), input.square().sum((0, 2, 3)), own_count])
+        total, total_square, count = _SumOverWorkers.apply(sums).split([*[input.shape[1]] * 2, 1])
+        mean = total / count
+        variance = total_square / count - mean.square()
         self.num_batches_tracked.add_(1)
         self.running_mean.lerp_(mean.detach(), self.momentum)
-        self.running_var.lerp_(variance.detach() * count / (count - 1), self.momentum)
+        self.running_var.lerp_((variance * count / (count - 1)).detach(), self.momentum)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         shift = self.bias - mean * scale
         normalized: Tensor = input * scale[:, None, None] + shift[:, None, None]
         return normalized
 
 
-class _AverageOverWorkers(torch.autograd.Function):
-    """The mean of a tensor over all workers; gradients are averaged the same way."""
+class _SumOverWorkers(torch.autograd.Function):
+    """The sum of a tensor over all workers; so are its gradients."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        return _average_over_workers(tensor)
+        return _sum_over_workers(tensor)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return _average_over_workers(gradient)
+        return _sum_over_workers(gradient)
 
 
-def _average_over_workers(tensor: Tensor) -> Tensor:
+def _sum_over_workers(tensor: Tensor) -> Tensor:
     total = tensor.clone()
     dist.all_reduce(total)
-    return total / dist.get_world_size()
+    return total
 
 
 def _build_mlp(hidden_sizes: Sequence[int]) -> nn.Module:
@@ -73,17 +78,20 @@ def _build_mlp(hidden_sizes: Sequence[int]) -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(size, NUM_CLASSES))
 
 
-def _build_cnn() -> nn.Module:
-    """Build the compact CNN: a 5x5 stride-2 stem and four 3x3 layers, 141k parameters, 5.9 MMAC."""
+def _build_cnn(width: int) -> nn.Module:
+    """Build the compact CNN: a 5x5 stride-2 stem and four 3x3 layers.
+
+    With a width of 32: 141k parameters, 5.9 MMAC.
+    """
     return nn.Sequential(
-        *_build_convolution(1, 32, kernel_size=5, stride=2),  # (B, 32, 14, 14)
-        *_build_convolution(32, 32, kernel_size=3, stride=1),
-        *_build_convolution(32, 64, kernel_size=3, stride=2),  # (B, 64, 7, 7)
-        *_build_convolution(64, 64, kernel_size=3, stride=1),
-        *_build_convolution(64, 128, kernel_size=3, stride=2),  # (B, 128, 4, 4)
+        *_build_convolution(1, width, kernel_size=5, stride=2),  # (B, width, 14, 14)
+        *_build_convolution(width, width, kernel_size=3, stride=1),
+        *_build_convolution(width, 2 * width, kernel_size=3, stride=2),  # (B, 2 * width, 7, 7)
+        *_build_convolution(2 * width, 2 * width, kernel_size=3, stride=1),
+        *_build_convolution(2 * width, 4 * width, kernel_size=3, stride=2),  # (B, 4 * width, 4, 4)
         nn.AvgPool2d(4),
         nn.Flatten(),
-        nn.Linear(128, NUM_CLASSES),
+        nn.Linear(4 * width, NUM_CLASSES),
     )
 
 
@@ -99,25 +107,59 @@ def _build_convolution(
     ]
 
 
-ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
-    "mlp-128": lambda: _build_mlp([128]),
-    "cnn": _build_cnn,
-}
+def _build_lenet() -> nn.Module:
+    """Build LeNet's shape with today's parts: two 5x5 convolutions, max pooling, ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 5, padding=2),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),  # (B, 16, 14, 14)
+        nn.Conv2d(16, 32, 5, padding=2),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),  # (B, 32, 7, 7)
+        nn.Flatten(),
+        nn.Linear(32 * 7 * 7, 128),
+        nn.ReLU(inplace=True),
+        nn.Linear(128, NUM_CLASSES),
+    )
+
+
+ARCHITECTURES = "mlp-SIZE[-SIZE...], lenet, cnn, cnn-WIDTH"
+"""The networks by name: a multilayer perceptron with hidden layers of these sizes, ...; WIDTH is
+the number of channels after the stem, 32 unless given."""
 
 
 def build_network(architecture: str) -> nn.Module:
     """Build a network with freshly drawn weights (from torch's global generator).
 
     Args:
-        architecture: A name in `ARCHITECTURES`.
+        architecture: A name, as `ARCHITECTURES` lists them.
 
     Returns:
         A module from (B, 1, 28, 28) float32 to (B, 10) float32 logits.
 
     Raises:
-        ValueError: The architecture is not known.
+        UsageError: The architecture is not known.
     """
-    if architecture not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise ValueError(f"Unknown architecture {architecture!r}. Choose one of: {known}.")
-    return ARCHITECTURES[architecture]()
+    if not re.fullmatch(r"mlp(-[1-9]\d{0,4})+|lenet|cnn(-[1-9]\d{0,3})?", architecture):
+        raise UsageError(f"Unknown architecture {architecture!r}. Choose one of: {ARCHITECTURES}.")
+    kind, *sizes = architecture.split("-")
+    if kind == "mlp":
+        return _build_mlp([int(size) for size in sizes])
+    if kind == "lenet":
+        return _build_lenet()
+    return _build_cnn(int(sizes[0]) if sizes else 32)
+
+
+def count_parameters(network: nn.Module) -> int:
+    """How many numbers a network learns."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def count_mmacs(network: nn.Module) -> float:
+    """Millions of multiply-adds for one image, of the convolutions and linear layers."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        network(torch.zeros(2, 1, 28, 28))  # two: a matrix product of one row is counted elsewhere
+    return counter.get_total_flops() / 2 / 2 / 1e6

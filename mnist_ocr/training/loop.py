@@ -1,20 +1,18 @@
 """The training loop: plain PyTorch, which also runs without Ray.
 
-The whole dataset stays on the device as uint8, batches are gathered and distorted there, and
-nothing waits for the device within an epoch. Under `torch.distributed` each worker takes its
-slice of every *global* batch; order and distortion are drawn for the global batch, so the number
-of workers changes the result by float noise only.
+Nothing waits for the device within an epoch. Under `torch.distributed` each worker takes its share
+of every global batch, and all of them hold the same weights.
 
-Shapes: N images of a split; B images of a batch on this worker; S steps in an epoch.
+Shapes: N images of a split; B images of a batch on this worker.
 """
 
 import copy
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 
 import numpy as np
+import safetensors.torch
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -22,32 +20,55 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mnist_ocr.digits.model import Model
+from mnist_ocr.digits.networks import build_network
 from mnist_ocr.errors import UsageError
-from mnist_ocr.training.augmentation import BatchAugmenter
-from mnist_ocr.training.datasets import Split
+from mnist_ocr.training.batches import BatchSource, scale
+from mnist_ocr.training.datasets import Dataset, Split
+from mnist_ocr.training.metrics import EpochMetrics
+from mnist_ocr.training.optimization import build_optimizer, compute_learning_rate
 from mnist_ocr.training.recipes import Recipe
 
 
-@dataclass(frozen=True)
-class EpochMetrics:
-    """What one epoch did, over all workers."""
+def build_loop(
+    recipe: Recipe,
+    dataset: Dataset,
+    *,
+    seed: int,
+    device: torch.device,
+    initial: Model | None = None,
+) -> "TrainingLoop":
+    """Set a run up as a recipe says.
 
-    epoch: int
-    """Number of epochs finished."""
-    train_loss: float
-    """Mean cross-entropy of the weights being trained, on distorted images, in nats."""
-    train_accuracy: float
-    """Share of those images read rightly."""
-    validation_loss: float
-    """Mean cross-entropy of the averaged weights, in nats."""
-    validation_accuracy: float
-    """Share of validation images that the averaged weights read rightly."""
-    learning_rate: float
-    """Learning rate after the last step."""
-    images_per_s: float
-    """Training speed over all workers, validation left out."""
-    seconds: float
-    """Duration of the epoch, validation included."""
+    Args:
+        recipe: How to train.
+        dataset: What to train on; its test images are not touched.
+        seed: Seeds weights, order and distortion.
+        device: Where to train.
+        initial: A model of the recipe's architecture whose weights, and pixel scale, to start from.
+
+    Raises:
+        UsageError: The architecture is not known.
+    """
+    torch.manual_seed(seed)
+    network = build_network(recipe.architecture)
+    if initial is not None:
+        network.load_state_dict(safetensors.torch.load(initial.weights))
+        mean, std = initial.info.mean, initial.info.std
+    elif recipe.normalization == "dataset":
+        mean, std = dataset.pixel_statistics()
+    else:
+        mean, std = {"symmetric": (0.5, 0.5), "unit": (0.0, 1.0)}[recipe.normalization]
+    return TrainingLoop(
+        network,
+        recipe,
+        dataset.train,
+        dataset.validation,
+        mean=mean,
+        std=std,
+        seed=seed,
+        device=device,
+    )
 
 
 class TrainingLoop:
@@ -58,8 +79,8 @@ class TrainingLoop:
         recipe: How to train it.
         train: Training images and labels.
         validation: Held-out images and labels; they never change the weights.
-        mean: Mean of the training pixels, on a scale from 0 to 1.
-        std: Their standard deviation, on the same scale.
+        mean: What is subtracted from the pixels, on a scale from 0 to 1.
+        std: What they are then divided by, on the same scale.
         seed: Seeds the order and the distortion of the images.
         device: Where everything lives.
     """
@@ -79,50 +100,70 @@ class TrainingLoop:
         self.rank, self.world_size = 0, 1
         if dist.is_initialized():
             self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
-        assert recipe.batch_size % self.world_size == 0, "workers share a batch evenly"
-        assert recipe.batch_size <= len(train.labels), "a batch holds no image twice"
-        self.recipe, self.mean, self.std, self.seed, self.device = recipe, mean, std, seed, device
-
-        self.images = torch.tensor(train.images, device=device)
-        self.labels = torch.tensor(train.labels, device=device)
+        self.recipe, self.mean, self.std, self.device = recipe, mean, std, device
+        self.batches = BatchSource(
+            train, recipe, seed=seed, device=device, rank=self.rank, world_size=self.world_size
+        )
         own = slice(self.rank, None, self.world_size)
         self.validation_images = torch.tensor(validation.images[own], device=device)
         self.validation_labels = torch.tensor(validation.labels[own], device=device)
-        self.augmenter = None
-        if recipe.augmentation is not None:
-            self.augmenter = BatchAugmenter(recipe.augmentation, device, seed)
 
         self.network = network.to(device).to(memory_format=torch.channels_last)
         self.model: nn.Module = self.network
         if self.world_size > 1:
             self.model = DistributedDataParallel(self.network, forward_sync_buffers=False)
         self.ema_network = copy.deepcopy(self.network).requires_grad_(False)
+        # All but batch normalisation's count of batches.
+        self._averages, self._values = (
+            [value for value in network.state_dict().values() if value.is_floating_point()]
+            for network in (self.ema_network, self.network)
+        )
 
-        num_batches = len(train.labels) // recipe.batch_size
-        self.num_passes = math.ceil(recipe.min_steps_per_epoch / num_batches)
-        self.steps_per_epoch = num_batches * self.num_passes
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(),
-            lr=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            fused=True,
-        )
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer,
-            max_lr=recipe.learning_rate,
-            # One more than there are steps: it is asked for the rate after the last one too.
-            total_steps=recipe.num_epochs * self.steps_per_epoch + 1,
-            cycle_momentum=False,
-        )
+        self.optimizer = build_optimizer(self.network, recipe)
+        self.history: list[EpochMetrics] = []
 
     def run(self) -> Iterator[EpochMetrics]:
-        """Train epoch by epoch; after the last, `ema_network` is the result.
+        """Train epoch by epoch, from where `history` ends; after the last, `ema_network` counts.
 
         Raises:
             UsageError: The loss is no longer a finite number.
         """
-        for epoch in range(self.recipe.num_epochs):
-            yield self._run_epoch(epoch)
+        for epoch in range(len(self.history), self.recipe.num_epochs):
+            self.history.append(self._run_epoch(epoch))
+            yield self.history[-1]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that the next epoch depends on, beside `history`: the same state, the same result.
+
+        Order and distortion are drawn anew from (seed, epoch, step).
+        """
+        state = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        state |= {f"ema.{name}": value for name, value in self.ema_network.state_dict().items()}
+        for index, values in self.optimizer.state_dict()["state"].items():
+            state |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor], history: list[EpochMetrics]) -> None:
+        """Continue a run: what `state_dict` returned, and the epochs it had behind it."""
+        parts: dict[str, dict[str, Tensor]] = {"network": {}, "ema": {}}
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in state.items():
+            part, _, rest = name.partition(".")
+            if part == "optimizer":
+                index, _, moment = rest.partition(".")
+                moments.setdefault(int(index), {})[moment] = value
+            else:
+                parts[part][rest] = value
+        self.network.load_state_dict(parts["network"])
+        self.ema_network.load_state_dict(parts["ema"])
+        for number, parameter in enumerate(self.network.parameters()):
+            for name, value in moments.get(number, {}).items():
+                if value.shape == parameter.shape:
+                    # fused kernels go by memory order, which is the parameter's
+                    moments[number][name] = torch.empty_like(parameter).copy_(value)
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.history = list(history)
 
     def _run_epoch(self, epoch: int) -> EpochMetrics:
         start = time.perf_counter()
@@ -140,9 +181,10 @@ class TrainingLoop:
             train_accuracy=train_accuracy,
             validation_loss=validation_loss,
             validation_accuracy=validation_accuracy,
-            learning_rate=float(self.schedule.get_last_lr()[0]),
-            images_per_s=self.steps_per_epoch * self.recipe.batch_size / train_seconds,
+            learning_rate=self._learning_rate_at((epoch + 1) * self.batches.steps_per_epoch - 1),
+            images_per_s=self.batches.images_per_epoch / train_seconds,
             seconds=time.perf_counter() - start,
+            num_workers=self.world_size,
         )
 
     def _train_epoch(self, epoch: int) -> tuple[float, float]:
@@ -151,50 +193,37 @@ class TrainingLoop:
         # Summed on the device, so that no step waits for a number.
         loss_sum = torch.zeros((), device=self.device)
         num_right = torch.zeros((), device=self.device)
-        order = self._draw_order(epoch)
-        for step, indices in enumerate(order):
-            labels = self.labels[indices]
-            logits = self.model(self._load_inputs(indices, epoch, step))
-            loss = F.cross_entropy(logits, labels)
-            self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
-            self.schedule.step()
-            self._update_average(epoch * self.steps_per_epoch + step)
-            loss_sum += loss.detach() * len(labels)
-            num_right += (logits.detach().argmax(1) == labels).sum()
-        return self._average_over_workers(loss_sum, num_right, order.numel())
-
-    def _draw_order(self, epoch: int) -> Tensor:
-        """Draw this worker's (S, B) int64 indices; each pass leaves an incomplete batch out."""
-        rng = np.random.default_rng([self.seed, epoch])
-        batch_size = self.recipe.batch_size
-        length = len(self.labels) // batch_size * batch_size
-        passes = [rng.permutation(len(self.labels))[:length] for _ in range(self.num_passes)]
-        order = np.concatenate(passes).reshape(-1, self.world_size, batch_size // self.world_size)
-        return torch.from_numpy(order[:, self.rank]).to(self.device)
-
-    def _load_inputs(self, indices: Tensor, epoch: int, step: int) -> Tensor:
-        """Gather, distort and normalise a batch: (B,) int64 to (B, 1, 28, 28) float32."""
-        inputs = _scale(self.images[indices])
-        if self.augmenter is not None:
-            inputs = self.augmenter(
-                inputs,
-                epoch=epoch,
-                step=step,
-                batch_size=self.recipe.batch_size,
-                offset=self.rank * len(indices),
+        count = 0
+        for step, batch in enumerate(self.batches.draw_batches(epoch)):
+            self._set_learning_rate(epoch * self.batches.steps_per_epoch + step)
+            logits = self.model(self._normalize(batch.inputs))
+            loss = F.cross_entropy(
+                logits, batch.labels, reduction="sum", label_smoothing=self.recipe.label_smoothing
             )
-        return self._normalize(inputs)
+            self.optimizer.zero_grad()
+            # DDP takes the mean of the workers' gradients: of sums, scaled so, it is the batch's.
+            (loss * (self.world_size / batch.global_size)).backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            self._update_average(epoch * self.batches.steps_per_epoch + step)
+            loss_sum += loss.detach()
+            num_right += (logits.detach().argmax(1) == batch.labels).sum()
+            count += len(batch.labels)
+        return self._average_over_workers(loss_sum, num_right, count)
+
+    def _set_learning_rate(self, step: int) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate_at(step)
+
+    def _learning_rate_at(self, step: int) -> float:
+        return compute_learning_rate(
+            self.recipe, step / (self.recipe.num_epochs * self.batches.steps_per_epoch)
+        )
 
     @torch.no_grad()
     def _update_average(self, step: int) -> None:
         # Growing decay: the average forgets the first, random weights soon.
         decay = min(self.recipe.ema_decay, (1 + step) / (10 + step))
-        averages, values = self.ema_network.state_dict(), self.network.state_dict()
-        for name, value in values.items():
-            if value.is_floating_point():  # all but batch normalisation's count of batches
-                averages[name].lerp_(value, 1 - decay)
+        torch._foreach_lerp_(self._averages, self._values, 1 - decay)
 
     def _validate(self) -> tuple[float, float]:
         """Return loss and accuracy of the averaged weights; each worker reads its share."""
@@ -212,7 +241,7 @@ class TrainingLoop:
     def _compute_logits(self, images: Tensor) -> Tensor:
         self.ema_network.eval()
         batches = (
-            self._normalize(_scale(batch.to(self.device))) for batch in torch.split(images, 1000)
+            self._normalize(scale(batch.to(self.device))) for batch in torch.split(images, 1000)
         )
         return torch.cat([self.ema_network(batch) for batch in batches])
 
@@ -227,8 +256,3 @@ class TrainingLoop:
             dist.all_reduce(sums)
         loss, right, total = sums.tolist()
         return loss / total, right / total
-
-
-def _scale(images: Tensor) -> Tensor:
-    """Turn (B, 28, 28) uint8 into (B, 1, 28, 28) float32 from 0 to 1."""
-    return images.unsqueeze(1).float() / 255

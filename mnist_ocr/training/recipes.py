@@ -1,6 +1,10 @@
 """The recipes: how each kind of model is trained. Adding a recipe is adding an entry."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+OPTIMIZERS = ("adam", "adamw", "sgd")
+SCHEDULES = ("constant", "linear", "one-cycle")
+NORMALIZATIONS = ("dataset", "symmetric", "unit")
 
 
 @dataclass(frozen=True)
@@ -19,49 +23,106 @@ class Augmentation:
     """Standard deviation of the shift of a control point of the elastic field, in pixels."""
 
 
+AUGMENTATIONS: dict[str, Augmentation | None] = {
+    "none": None,
+    "mild": Augmentation(
+        max_rotation_deg=5, max_scaling=0.05, max_shear=0.05, max_shift_px=0.5, elastic_px=0.3
+    ),
+    "full": Augmentation(
+        max_rotation_deg=10, max_scaling=0.1, max_shear=0.1, max_shift_px=2.0, elastic_px=0.7
+    ),
+}
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """One way to train: AdamW under a one-cycle learning rate, an average of the weights kept."""
+    """One way to train; every field is also a flag of `train`."""
 
     architecture: str
-    """Name of the network in `mnist_ocr.digits.networks.ARCHITECTURES`."""
+    """Name of the network, as `mnist_ocr.digits.networks.build_network` takes it."""
+    optimizer: str
+    """`adam`, `adamw` (weight decay apart from the gradient) or `sgd` (with momentum)."""
+    learning_rate: float
+    """Highest learning rate of the schedule."""
     num_epochs: int
     """Length of the fixed schedule; the last epoch's weights are the result."""
-    batch_size: int
+    schedule: str = "constant"
+    """`constant`, `linear` (down to 0) or `one-cycle` (up for 30% of the steps, then down to 0)."""
+    batch_size: int = 64
     """Images per step over all workers."""
-    learning_rate: float
-    """Peak of the one-cycle schedule."""
-    weight_decay: float
-    """AdamW's decoupled weight decay."""
-    ema_decay: float
-    """Share of the weight average kept at each step."""
-    augmentation: Augmentation | None
-    """Random distortion of the training images; None trains on them as they are."""
+    momentum: float = 0.9
+    """Of `sgd`; Adam has its own usual moments."""
+    weight_decay: float = 0.0
+    """Pull of the weights towards 0."""
+    ema_decay: float = 0.0
+    """Share of the weight average kept at each step; at 0 the average is the weights themselves."""
+    label_smoothing: float = 0.0
+    """Share of the target that is spread over all ten digits."""
+    normalization: str = "dataset"
+    """What pixels become: `dataset` (mean 0, deviation 1 over the training images), `symmetric`
+    (-1 to 1) or `unit` (0 to 1)."""
+    augmentation: str = "none"
+    """Random distortion of the training images: a name in `AUGMENTATIONS`."""
+    augmentation_strength: float = 1.0
+    """What the limits of the distortion are multiplied by."""
     min_steps_per_epoch: int = 25
     """A dataset with fewer batches than this is passed over several times in an epoch."""
 
+    def build_augmentation(self) -> Augmentation | None:
+        """The distortion of this recipe at its strength."""
+        limits = AUGMENTATIONS[self.augmentation]
+        if limits is None:
+            return None
+        factor = self.augmentation_strength
+        return replace(limits, **{name: value * factor for name, value in vars(limits).items()})
 
+
+# Those but the last are the classifiers that this project grew out of, as they were described.
 RECIPES: dict[str, Recipe] = {
+    "mlp-adam": Recipe(
+        architecture="mlp-256-128",
+        optimizer="adam",
+        learning_rate=1e-3,
+        num_epochs=20,
+        schedule="linear",
+        normalization="symmetric",
+    ),
+    "mlp5-sgd": Recipe(
+        architecture="mlp-512-256-128-64",
+        optimizer="sgd",
+        learning_rate=0.01,
+        momentum=0.9,
+        num_epochs=20,
+        schedule="linear",
+    ),
+    "ffn-adam": Recipe(architecture="mlp-512", optimizer="adam", learning_rate=1e-3, num_epochs=10),
+    "cnn-adam": Recipe(architecture="lenet", optimizer="adam", learning_rate=1e-3, num_epochs=5),
+    "mlp-128-90-50": Recipe(
+        architecture="mlp-128-90-50",
+        optimizer="adam",
+        learning_rate=1e-3,
+        num_epochs=15,
+        schedule="linear",
+    ),
     "mlp-128": Recipe(
         architecture="mlp-128",
+        optimizer="adam",
+        learning_rate=1e-3,
         num_epochs=12,
-        batch_size=128,
-        learning_rate=3e-3,
-        weight_decay=0.01,
+        schedule="one-cycle",
+        batch_size=32,
         ema_decay=0.998,
-        augmentation=Augmentation(
-            max_rotation_deg=5, max_scaling=0.05, max_shear=0.05, max_shift_px=0.5, elastic_px=0.3
-        ),
+        augmentation="mild",
     ),
     "cnn": Recipe(
         architecture="cnn",
-        num_epochs=16,
-        batch_size=128,
+        optimizer="adamw",
         learning_rate=1e-2,
+        num_epochs=16,
+        schedule="one-cycle",
+        batch_size=128,
         weight_decay=0.05,
         ema_decay=0.998,
-        augmentation=Augmentation(
-            max_rotation_deg=10, max_scaling=0.1, max_shear=0.1, max_shift_px=2.0, elastic_px=0.7
-        ),
+        augmentation="full",
     ),
 }

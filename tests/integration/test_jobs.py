@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import free_port
+from services import free_port
 
 RAY = str(Path(sys.executable).with_name("ray"))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from conftest import S3Server
+from services import S3Server
 
 from mnist_ocr.labelling.config import LabelConfig, VerifyConfig
 from mnist_ocr.labelling.label import label
@@ -16,7 +16,7 @@ from mnist_ocr.labelling.manifest import list_finished_shards, part_name
 from mnist_ocr.labelling.predictions import decode_table
 from mnist_ocr.labelling.verification import verify
 from mnist_ocr.storage import open_store
-from mnist_ocr.training.config import EvaluateConfig, TrainConfig
+from mnist_ocr.training.config import DatasetConfig, EvaluateConfig, RecipeOverrides, TrainConfig
 from mnist_ocr.training.datasets import load_dataset
 from mnist_ocr.training.evaluation import evaluate
 from mnist_ocr.training.trainer import train
@@ -29,14 +29,17 @@ def test_folder_bucket_and_evaluation_agree_to_the_last_image(
 ) -> None:
     """10,000 PNG files: the same digits from a folder and a bucket, the accuracy of `evaluate`."""
     data_root, model_uri = str(test_data / "mnist"), str(tmp_path / "model")
-    config = TrainConfig(recipe="mlp-128", num_epochs=2, data_root=data_root, model_uri=model_uri)
+    override = RecipeOverrides(num_epochs=2)
+    config = TrainConfig(
+        recipe="mlp-128", override=override, data_root=data_root, model_uri=model_uri
+    )
     trained = train(config)
     assert trained.test_accuracy > 0.94
 
     assert rclone_server.root is not None
     scans = rclone_server.root / "mnist/scans"  # the bucket and the folder are the same files
     scans.mkdir(parents=True)
-    images, labels = load_dataset("mnist", data_root).test
+    images, labels = load_dataset(DatasetConfig(data_root=data_root)).test
     for i, image in enumerate(images):
         (scans / f"{i:05d}.png").write_bytes(cv2.imencode(".png", image)[1].tobytes())
 
@@ -54,7 +57,7 @@ def test_folder_bucket_and_evaluation_agree_to_the_last_image(
         ]
         digits.append(pa.concat_tables(parts)["digit"].to_numpy())
     assert (digits[0] == digits[1]).all()
-    evaluation = evaluate(EvaluateConfig(model_uri, data_root=data_root))
+    evaluation = evaluate(EvaluateConfig(model_uri=model_uri, data_root=data_root))
     assert (digits[0] == labels).sum() == round(evaluation.accuracy * 10_000)
     assert np.trace(evaluation.confusion) == (digits[0] == labels).sum()
     assert evaluation.accuracy == trained.test_accuracy

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import S3Server, free_port
+from services import S3Server, free_port
 
 from mnist_ocr.errors import ObjectError, StorageUnreachableError, UsageError
 from mnist_ocr.labelling.config import LabelConfig, VerifyConfig

@@ -10,11 +10,15 @@ import ray
 
 from mnist_ocr import DigitClassifier
 from mnist_ocr.errors import UsageError
-from mnist_ocr.training.config import EvaluateConfig, TrainConfig
+from mnist_ocr.training.config import DatasetConfig, EvaluateConfig, RecipeOverrides, TrainConfig
 from mnist_ocr.training.datasets import load_dataset
 from mnist_ocr.training.evaluation import evaluate
+from mnist_ocr.training.metrics import METRICS, parse_history
 from mnist_ocr.training.recipes import RECIPES
-from mnist_ocr.training.trainer import TrainResult, plan_resources, train
+from mnist_ocr.training.resources import plan_resources
+from mnist_ocr.training.tracking import EVENTS
+from mnist_ocr.training.trainer import train
+from mnist_ocr.training.worker import TrainResult
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -23,31 +27,38 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 def trained(
     ray_session: str, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[TrainResult, TrainConfig]:
-    """The CNN, trained for two epochs on the embedded digits by two workers."""
+    """The CNN, trained for three epochs on the embedded digits by two workers."""
     model_uri = tmp_path_factory.mktemp("models") / "digits-cnn"
     config = TrainConfig(
-        dataset="digits", recipe="cnn", model_uri=str(model_uri), num_epochs=2, num_workers=2
+        dataset="digits",
+        recipe="cnn",
+        model_uri=str(model_uri),
+        num_workers=2,
+        override=RecipeOverrides(num_epochs=3),
     )
     return train(config), config
 
 
 def test_trained_model_reads_digits(trained: tuple[TrainResult, TrainConfig]) -> None:
-    """Two epochs suffice for 97% of the test images, and evaluation on CPU finds the same."""
+    """Three epochs suffice for 97% of the test images, and evaluation on CPU finds the same."""
     result, _ = trained
     assert result.test_accuracy >= 0.97
-    evaluation = evaluate(EvaluateConfig(result.model_uri, dataset="digits"))
+    evaluation = evaluate(EvaluateConfig(model_uri=result.model_uri, dataset="digits"))
     assert evaluation.accuracy == result.test_accuracy
     assert np.array(evaluation.confusion).sum() == evaluation.num_images == 797
 
 
-def test_training_leaves_only_the_model_directory(
+def test_training_leaves_the_model_and_what_was_measured(
     trained: tuple[TrainResult, TrainConfig],
 ) -> None:
-    """Nothing lies beside the model's files."""
+    """No checkpoint remains; `metrics.jsonl` and TensorBoard's events hold every epoch."""
     folder = Path(trained[0].model_uri)
-    files = {path.name for path in folder.iterdir()}
-    assert files == {"model.json", "model.onnx", "model.safetensors"}
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    files = {name for name in files if not name.startswith("evaluation/")}
+    assert files == {"model.json", "model.onnx", "model.safetensors", METRICS, EVENTS}
     assert list(folder.parent.iterdir()) == [folder]
+    history = parse_history((folder / METRICS).read_text())
+    assert [(metrics.epoch, metrics.num_workers) for metrics in history] == [(1, 2), (2, 2), (3, 2)]
 
 
 def test_model_records_how_it_was_made(trained: tuple[TrainResult, TrainConfig]) -> None:
@@ -56,8 +67,8 @@ def test_model_records_how_it_was_made(trained: tuple[TrainResult, TrainConfig])
     model = json.loads(Path(result.model_uri, "model.json").read_text())
     assert model["training"]["num_workers"] == config.num_workers
     assert model["training"]["recipe"]["name"] == "cnn"
-    assert model["training"]["recipe"]["num_epochs"] == 2
-    assert model["data"] == load_dataset("digits", "").describe()
+    assert model["training"]["recipe"]["num_epochs"] == 3
+    assert model["data"] == load_dataset(DatasetConfig(dataset="digits")).describe()
     assert model["metrics"]["test_accuracy"] == result.test_accuracy
     assert model["temperature"] == result.temperature > 0
     json.dumps(asdict(result))
@@ -65,7 +76,7 @@ def test_model_records_how_it_was_made(trained: tuple[TrainResult, TrainConfig])
 
 def test_saved_model_is_the_averaged_network(trained: tuple[TrainResult, TrainConfig]) -> None:
     """Confidences come from the temperature fitted on validation, and sum to 1 over the digits."""
-    images = load_dataset("digits", "").test.images[:20]
+    images = load_dataset(DatasetConfig(dataset="digits")).test.images[:20]
     predictions = DigitClassifier.load(trained[0].model_uri).predict(images)
     np.testing.assert_allclose(predictions.probabilities.sum(axis=1), 1, atol=1e-5)
 
@@ -78,27 +89,25 @@ def share_batches(rank: int, num_workers: int, rendezvous: str) -> tuple[list[fl
     from torch.nn.parallel import DistributedDataParallel
 
     from mnist_ocr.digits.networks import build_network
-    from mnist_ocr.training.loop import TrainingLoop
+    from mnist_ocr.training.loop import build_loop
 
     dist.init_process_group(
         "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=num_workers
     )
-    dataset = load_dataset("digits", "")
+    dataset = load_dataset(DatasetConfig(dataset="digits"))
     torch.manual_seed(0)
     network = DistributedDataParallel(build_network("cnn").double())
     inputs = torch.randn(8, 1, 28, 28, dtype=torch.float64)
     labels = torch.arange(8)
-    own = slice(rank * 8 // num_workers, (rank + 1) * 8 // num_workers)
-    torch.nn.functional.cross_entropy(network(inputs[own]), labels[own]).backward()
+    # Uneven shares, as the last batch of an epoch may give: 3 and 5.
+    own = slice(rank * 3, 3 if (rank, num_workers) == (0, 2) else 8)
+    loss = torch.nn.functional.cross_entropy(network(inputs[own]), labels[own], reduction="sum")
+    (loss * num_workers / 8).backward()
     gradients = torch.cat([p.grad.flatten() for p in network.parameters()]).numpy()
-    loop = TrainingLoop(
-        build_network("cnn"),
+    loop = build_loop(
         # A low rate, since Adam blows rounding errors of tiny gradients up to whole steps.
         replace(RECIPES["cnn"], num_epochs=2, min_steps_per_epoch=1, learning_rate=1e-4),
-        dataset.train,
-        dataset.validation,
-        mean=0.15,
-        std=0.28,
+        dataset,
         seed=0,
         device=torch.device("cpu"),
     )
@@ -122,17 +131,26 @@ def test_model_is_written_to_a_bucket(rclone_server: Any) -> None:
     """With an S3 model_uri the worker writes there, and evaluation reads from there."""
     rclone_server.client().create_bucket(Bucket="trained")
     config = TrainConfig(
-        dataset="digits", recipe="mlp-128", model_uri="s3://trained/mlp", num_epochs=2
+        dataset="digits",
+        recipe="mlp-128",
+        model_uri="s3://trained/mlp",
+        override=RecipeOverrides(num_epochs=2),
     )
     result = train(config)
     assert result.model_uri == "s3://trained/mlp"
-    assert evaluate(EvaluateConfig("s3://trained/mlp", "digits")).accuracy == result.test_accuracy
+    assert (
+        evaluate(EvaluateConfig(model_uri="s3://trained/mlp", dataset="digits")).accuracy
+        == result.test_accuracy
+    )
 
 
 def test_divergence_on_a_worker_is_the_drivers_clear_error(tmp_path: Path) -> None:
     """A run that diverges says so in its own words, without Ray's, and writes no model."""
     config = TrainConfig(
-        dataset="digits", recipe="mlp-128", model_uri=str(tmp_path / "model"), learning_rate=1e30
+        dataset="digits",
+        recipe="mlp-128",
+        model_uri=str(tmp_path / "model"),
+        override=RecipeOverrides(learning_rate=1e30),
     )
     with pytest.raises(UsageError, match="Training diverged"):
         train(config)
@@ -147,7 +165,7 @@ def test_divergence_on_a_worker_is_the_drivers_clear_error(tmp_path: Path) -> No
             r"2 worker\(s\) need a GPU each, and the Ray cluster has 1",
         ),
         ({"num_workers": 64}, r"64 worker\(s\) need a CPU each, and the Ray cluster has 2"),
-        ({"batch_size": 1024}, "1024 images exceeds the 800"),
+        ({"override": RecipeOverrides(batch_size=1024)}, "1024 images exceeds the 800"),
     ],
 )
 def test_impossible_run_is_refused_at_once(
@@ -182,4 +200,10 @@ def test_workers_share_the_cores_of_the_cluster(
     num_workers: int, use_gpu: bool, nodes: list[dict[str, float]], resources: dict[str, float]
 ) -> None:
     """Each worker reserves as many cores as leaves room for all of them; on GPUs one each."""
-    assert plan_resources(num_workers, use_gpu, nodes) == resources
+    assert plan_resources(num_workers, num_workers, use_gpu, nodes) == resources
+
+
+def test_elastic_run_takes_what_fits() -> None:
+    """As many workers as there may be, else fewer; their share of the cores goes by that."""
+    assert plan_resources(1, 4, False, [{"CPU": 8}]) == {"CPU": 2}
+    assert plan_resources(1, 4, False, [{"CPU": 2}]) == {"CPU": 1}

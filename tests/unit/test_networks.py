@@ -2,10 +2,16 @@ import pytest
 import torch
 from torch import nn
 
-from mnist_ocr.digits.networks import ARCHITECTURES, GlobalBatchNorm2d, build_network
+from mnist_ocr.digits.networks import (
+    GlobalBatchNorm2d,
+    build_network,
+    count_mmacs,
+    count_parameters,
+)
+from mnist_ocr.errors import UsageError
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ["mlp-8", "mlp-128-90-50", "lenet", "cnn", "cnn-8"])
 def test_every_network_maps_images_to_ten_logits(architecture: str) -> None:
     """Any number of images gives as many rows of ten finite logits, in either memory format."""
     torch.manual_seed(0)
@@ -20,7 +26,8 @@ def test_every_network_maps_images_to_ten_logits(architecture: str) -> None:
 
 def test_cnn_stays_compact() -> None:
     """The CNN keeps within the size that CPU labelling was planned for."""
-    assert sum(p.numel() for p in build_network("cnn").parameters()) <= 170_000
+    assert count_parameters(build_network("cnn")) <= 170_000
+    assert count_mmacs(build_network("cnn")) <= 6
 
 
 def test_mlp_is_784_128_10() -> None:
@@ -29,10 +36,27 @@ def test_mlp_is_784_128_10() -> None:
     assert [(layer.in_features, layer.out_features) for layer in layers] == [(784, 128), (128, 10)]
 
 
-def test_unknown_architecture_names_the_known_ones() -> None:
+def test_sizes_are_those_of_pencil_and_paper() -> None:
+    """784-128-90-50-10: weights are multiply-adds, and each unit has a bias more."""
+    network = build_network("mlp-128-90-50")
+    weights = 784 * 128 + 128 * 90 + 90 * 50 + 50 * 10
+    assert count_parameters(network) == weights + 128 + 90 + 50 + 10
+    assert count_mmacs(network) == weights / 1e6
+
+
+def test_width_multiplies_the_channels() -> None:
+    """`cnn` is `cnn-32`."""
+    assert count_parameters(build_network("cnn")) == count_parameters(build_network("cnn-32"))
+    assert count_parameters(build_network("cnn-16")) < count_parameters(build_network("cnn")) / 3
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet", "mlp", "mlp-0", "mlp-", "cnn-x", "cnn-8-8", "mlp-123456"]
+)
+def test_unknown_architecture_names_the_known_ones(name: str) -> None:
     """A wrong name is answered with the right ones."""
-    with pytest.raises(ValueError, match=r"'resnet'.*mlp-128, cnn"):
-        build_network("resnet")
+    with pytest.raises(UsageError, match=rf"'{name}'.*mlp-SIZE.*cnn-WIDTH"):
+        build_network(name)
 
 
 def test_batch_norm_is_torchs_own_on_one_worker() -> None:
