@@ -15,12 +15,43 @@ from typing import Any, NoReturn
 
 import tyro
 
-from mnist_ocr.errors import ObjectError, UsageError
+from mnist_ocr.errors import JobFailedError, ObjectError, UsageError
 from mnist_ocr.labelling.config import LabelConfig, VerifyConfig
 from mnist_ocr.labelling.report import ProgressDisplay
-from mnist_ocr.training.config import EvaluateConfig, TrainConfig
+from mnist_ocr.training.config import (
+    EvaluateConfig,
+    ExploreConfig,
+    ExportConfig,
+    RecipesConfig,
+    TrainConfig,
+    TuneConfig,
+)
+from mnist_ocr.training.recipes import RECIPES
 
 FAILED, WRONG_USE, TOO_MANY_ERRORS = 1, 2, 3
+
+
+def run_recipes(config: RecipesConfig) -> int:
+    """List the recipes."""
+    if config.names:
+        print("\n".join(RECIPES))
+        return 0
+    from mnist_ocr.training.listing import format_recipes, summarize_recipes
+
+    summaries = summarize_recipes()
+    print(format_recipes(summaries))
+    _print_json({"recipes": [asdict(summary) for summary in summaries]})
+    return 0
+
+
+def run_explore(config: ExploreConfig) -> int:
+    """Describe a dataset."""
+    from mnist_ocr.training.exploration import explore
+
+    exploration = explore(config)
+    print(exploration.format())
+    _print_json(asdict(exploration))
+    return 0
 
 
 def run_train(config: TrainConfig) -> int:
@@ -40,6 +71,26 @@ def run_evaluate(config: EvaluateConfig) -> int:
     evaluation = evaluate(config)
     print(evaluation.format())
     _print_json(asdict(evaluation))
+    return 0
+
+
+def run_tune(config: TuneConfig) -> int:
+    """Search for better values of a recipe."""
+    from mnist_ocr.training.tuning import tune
+
+    tuning = tune(config)
+    print(tuning.format())
+    _print_json(asdict(tuning))
+    return 0
+
+
+def run_export(config: ExportConfig) -> int:
+    """Write a model as one file."""
+    from mnist_ocr.training.export import export
+
+    exported = export(config)
+    print(f"{exported.architecture} as {exported.format} in {exported.output_uri}")
+    _print_json(asdict(exported))
     return 0
 
 
@@ -70,8 +121,12 @@ def run_verify(config: VerifyConfig) -> int:
 
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
+    "recipes": (RecipesConfig, run_recipes),
+    "explore": (ExploreConfig, run_explore),
     "train": (TrainConfig, run_train),
+    "tune": (TuneConfig, run_tune),
     "evaluate": (EvaluateConfig, run_evaluate),
+    "export": (ExportConfig, run_export),
     "label": (LabelConfig, run_label),
     "verify": (VerifyConfig, run_verify),
 }
@@ -91,6 +146,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 tyro.conf.PositionalMetavarFromFieldName,
                 tyro.conf.DisallowNone,  # None is said by leaving a flag out
                 tyro.conf.FlagCreatePairsOff,
+                tyro.conf.OmitArgPrefixes,  # --num-epochs, not --override.num-epochs
             ),
         )
         return next(run for known, run in COMMANDS.values() if type(config) is known)(config)
@@ -104,12 +160,12 @@ def run_or_exit(run: Callable[[], int]) -> NoReturn:
     logging.getLogger("mnist_ocr").setLevel(logging.INFO)  # of other packages warnings only
     try:
         code = run()
-    except (UsageError, ConnectionError, ObjectError) as error:
+    except (UsageError, ConnectionError, ObjectError, JobFailedError) as error:
         _print_error(str(error))
         is_forbidden = isinstance(error, ObjectError) and error.status == "forbidden"
         code = WRONG_USE if isinstance(error, UsageError) or is_forbidden else FAILED
     except KeyboardInterrupt:
-        _print_error("Interrupted. The same command resumes a labelling job.")
+        _print_error("Interrupted. The same command goes on where it was.")
         code = 130  # what a shell reports for SIGINT
     except Exception:
         traceback.print_exc()
