@@ -1,0 +1,169 @@
+"""Training while workers, drivers and nodes are killed: it ends, and ends the same."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+NUM_EPOCHS = 8
+COMMAND = [sys.executable, "-m", "mnist_ocr", "train", "--dataset", "digits", "--num-workers", "2"]
+
+
+def start_training(model_uri: Path) -> subprocess.Popen[str]:
+    """The command, as a user types it, on the cluster of RAY_ADDRESS."""
+    command = [*COMMAND, "--num-epochs", str(NUM_EPOCHS), "--model-uri", str(model_uri)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """What it said on the way; it has to succeed."""
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    return errors
+
+
+def read_epochs(model_uri: Path) -> list[dict[str, float]]:
+    path = model_uri / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def wait_for(what: Callable[[], bool], timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not what():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
+def find_workers() -> list[psutil.Process]:
+    """The processes of Ray Train's workers on this machine."""
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if re.match(r"ray::RayTrainWorker", " ".join(process.info["cmdline"] or ()))
+    ]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(ray_session: str, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The weights of a run that nothing happens to."""
+    model_uri = tmp_path_factory.mktemp("models") / "whole"
+    finish(start_training(model_uri))
+    return (model_uri / "model.safetensors").read_bytes()
+
+
+def check(model_uri: Path, uninterrupted: bytes) -> None:
+    assert (model_uri / "model.safetensors").read_bytes() == uninterrupted
+    assert [epoch["epoch"] for epoch in read_epochs(model_uri)] == list(range(1, NUM_EPOCHS + 1))
+    assert not (model_uri / "checkpoint.safetensors").exists()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_killed_rank_changes_nothing(rank: int, uninterrupted: bytes, tmp_path: Path) -> None:
+    """SIGKILL of a worker in the middle of an epoch: the run ends with the same bits."""
+    process = start_training(tmp_path)
+    wait_for(lambda: len(read_epochs(tmp_path)) >= 2)
+    time.sleep(0.3)  # into the epoch
+    workers = sorted(find_workers(), key=lambda worker: worker.create_time())
+    assert len(workers) == 2
+    workers[rank].send_signal(signal.SIGKILL)
+    assert re.search(r"continuing after epoch [2-7]\n", finish(process))
+    check(tmp_path, uninterrupted)
+
+
+def test_killed_driver_changes_nothing(uninterrupted: bytes, tmp_path: Path) -> None:
+    """SIGKILL of the command, then the same command: it goes on, and ends with the same bits."""
+    process = start_training(tmp_path)
+    wait_for(lambda: len(read_epochs(tmp_path)) >= 2)
+    time.sleep(0.3)
+    process.kill()
+    process.communicate()
+    wait_for(lambda: not find_workers())
+    assert re.search(r"continuing after epoch [2-7]\n", finish(start_training(tmp_path)))
+    check(tmp_path, uninterrupted)
+
+
+def test_damaged_checkpoint_costs_time_only(uninterrupted: bytes, tmp_path: Path) -> None:
+    """A truncated one is passed over, and the driver says so."""
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")
+    errors = finish(start_training(tmp_path))
+    assert re.search(r"starting anew: .*checkpoint.safetensors is damaged", errors)
+    check(tmp_path, uninterrupted)
+
+
+ELASTIC = """
+import subprocess, sys, time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import ray
+from ray.cluster_utils import Cluster
+
+from mnist_ocr.training import trainer
+from mnist_ocr.training.config import RecipeOverrides, TrainConfig
+from mnist_ocr.training.metrics import parse_history
+
+metrics, drain, num_epochs = Path(sys.argv[1], "metrics.jsonl"), sys.argv[2], int(sys.argv[3])
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+cluster.add_node(num_cpus=1)
+second = cluster.add_node(num_cpus=1)
+ray.init(cluster.address, log_to_driver=False)
+trainer.RESIZE_INTERVAL_S = 2.0
+config = TrainConfig(
+    dataset="digits",
+    num_workers="1:2",
+    model_uri=sys.argv[1],
+    override=RecipeOverrides(num_epochs=num_epochs, learning_rate=1e-3),
+)
+with ThreadPoolExecutor() as pool:  # a Cluster wants the main thread
+    training = pool.submit(trainer.train, config)
+
+    def wait_for_workers(count):
+        while not training.done():
+            if metrics.exists():
+                history = parse_history(metrics.read_text())
+                if history and history[-1].num_workers == count:
+                    return
+            time.sleep(0.05)
+
+    wait_for_workers(2)
+    cluster.remove_node(second, allow_graceful=False)
+    wait_for_workers(1)
+    third = cluster.add_node(num_cpus=1)
+    wait_for_workers(2)
+    command = [drain, "drain-node", "--address", cluster.address, "--node-id", third.node_id]
+    command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
+    subprocess.run([*command, "--deadline-remaining-seconds", "5"], check=True)
+    print(training.result().test_accuracy)
+"""
+
+
+def test_elastic_run_survives_the_loss_the_growth_and_the_draining_of_nodes(
+    tmp_path: Path,
+) -> None:
+    """Workers 2, 1, 2, 1: every epoch happens once, and the model is as good as ever."""
+    num_epochs = 60
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    ray = str(Path(sys.executable).with_name("ray"))
+    done = subprocess.run(
+        [sys.executable, "-c", ELASTIC, str(tmp_path), ray, str(num_epochs)],
+        env=environment,
+        text=True,
+        capture_output=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    epochs = read_epochs(tmp_path)
+    assert [epoch["epoch"] for epoch in epochs] == list(range(1, num_epochs + 1))
+    sizes = [epoch["num_workers"] for epoch in epochs]
+    changes = [size for size, before in zip(sizes, [0, *sizes], strict=False) if size != before]
+    assert changes == [2, 1, 2, 1]
+    assert float(done.stdout.splitlines()[-1]) >= 0.98
