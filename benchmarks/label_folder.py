@@ -17,13 +17,11 @@ DataLoader, predicted). The last line of stdout is JSON.
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -32,6 +30,7 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from machine import describe_machine
 
 Timeline = list[tuple[float, int]]
 """(seconds since the epoch, images done since the last entry), in order."""
@@ -65,9 +64,10 @@ def write_inputs(folder: Path, data_root: str) -> None:
 
     from mnist_ocr.digits.model import save_model
     from mnist_ocr.digits.networks import build_network
+    from mnist_ocr.training.config import DatasetConfig
     from mnist_ocr.training.datasets import load_dataset
 
-    dataset = load_dataset("mnist", data_root)
+    dataset = load_dataset(DatasetConfig(data_root=data_root))
     (folder / "scans").mkdir()
     images = np.concatenate([dataset.train.images, dataset.validation.images])
     for i, image in enumerate(images):
@@ -273,26 +273,13 @@ def report(runs: dict[str, list[dict[str, float]]], same_digits: bool) -> None:
             f"| `{side}` | {median['images_per_s']:,.0f} | {ours / median['images_per_s']:.1f}x |"
             f" {median['first_s']:.1f} s | {median['wall_s']:.1f} s |"
         )
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     document = {
         "medians": medians,
         "rounds": len(runs["mnist-ocr"]),
         "same_digits": bool(same_digits),
-        "cpu": cpu_name(),
-        "num_cpus": os.cpu_count(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("ray", "torch", "onnxruntime", "pyarrow")},
-        "commit": commit.stdout.strip(),
+        **describe_machine(),
     }
     print(json.dumps(document))
-
-
-def cpu_name() -> str:
-    """The processor's name, where Linux tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":
