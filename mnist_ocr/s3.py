@@ -8,6 +8,7 @@ through botocore).
 
 import contextlib
 import re
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,6 +36,9 @@ MAX_BYTES_AHEAD = 256 * 1024**2
 
 CONNECT_TIMEOUT_S = 10
 """Seconds to wait for a store to take a connection; a firewall may drop it without a word."""
+
+RETRY_TIMEOUT_S = 40
+"""Seconds for which a request is repeated while the store answers 5xx: SlowDown, restarts."""
 
 CREDENTIAL_CODES = {
     "AuthorizationHeaderMalformed",
@@ -86,7 +90,16 @@ class S3Store(Store):
                 "allow_http": endpoint.startswith("http://"),
                 "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
             },
-            retry_config={"max_retries": 6, "retry_timeout": timedelta(seconds=60)},
+            retry_config={
+                "max_retries": 20,
+                "retry_timeout": timedelta(seconds=RETRY_TIMEOUT_S),
+                # each wait is drawn from the first up to the base times the last
+                "backoff": {
+                    "init_backoff": timedelta(seconds=0.2),
+                    "max_backoff": timedelta(seconds=10),
+                    "base": 3,
+                },
+            },
             credential_provider=_credential_provider(credentials),
         )
         self._threads: ThreadPoolExecutor | None = None
@@ -100,21 +113,33 @@ class S3Store(Store):
         }
         if start_after:
             request["StartAfter"] = self._folder + start_after
-        try:
-            for response in self._client.get_paginator("list_objects_v2").paginate(**request):
-                if page := [
-                    ObjectInfo(
-                        item["Key"][len(self._folder) :], item["Size"], item["ETag"].strip('"')
-                    )
-                    for item in response.get("Contents", ())
-                ]:
-                    yield page
-        except NoCredentialsError as error:
-            raise _no_credentials(self.uri) from error
-        except ClientError as error:
-            raise self._refused("list", error.response["Error"].get("Code", ""), error) from error
-        except (HTTPClientError, BotoCoreError) as error:
-            raise self._unreachable(error) from error
+        while True:
+            response = self._list_page(request)
+            if page := [
+                ObjectInfo(item["Key"][len(self._folder) :], item["Size"], item["ETag"].strip('"'))
+                for item in response.get("Contents", ())
+            ]:
+                yield page
+            if not response.get("IsTruncated"):
+                return
+            request["ContinuationToken"] = response["NextContinuationToken"]
+
+    def _list_page(self, request: dict[str, Any]) -> dict[str, Any]:
+        """One request, repeated while the store is overloaded."""
+        deadline = time.monotonic() + RETRY_TIMEOUT_S
+        while True:
+            try:
+                response: dict[str, Any] = self._client.list_objects_v2(**request)
+                return response
+            except NoCredentialsError as error:
+                raise _no_credentials(self.uri) from error
+            except ClientError as error:
+                status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+                if status < 500 or time.monotonic() > deadline:
+                    code = error.response["Error"].get("Code", "")
+                    raise self._refused("list", code, error) from error
+            except (HTTPClientError, BotoCoreError) as error:
+                raise self._unreachable(error) from error
 
     def read(self, name: str, etag: str = "") -> bytes:
         """An object's content; its etag is compared with that of the response."""

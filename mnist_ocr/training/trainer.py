@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import tempfile
-from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ import ray.train
 import ray.train.torch
 
 from mnist_ocr.digits.model import INFO, Model, load_model, package_versions
-from mnist_ocr.errors import JobFailedError, ObjectError, UsageError
+from mnist_ocr.errors import JobFailedError, UsageError
 from mnist_ocr.session import connect_ray
 from mnist_ocr.storage import is_local, open_store, resolve_uri
 from mnist_ocr.training.checkpoints import CHECKPOINT
@@ -114,8 +113,7 @@ def train(config: TrainConfig) -> TrainResult:
 def _check_destination(model_uri: str) -> None:
     """Find out before training, not after it, that the model cannot be written."""
     if not is_local(model_uri):
-        with suppress(ObjectError):  # no model there yet
-            open_store(model_uri).read(INFO)
+        next(open_store(model_uri).list(INFO), None)
         return
     folder = Path(model_uri)
     existing = next(path for path in (folder, *folder.parents) if path.exists())
