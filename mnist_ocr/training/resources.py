@@ -1,11 +1,36 @@
-"""What each worker reserves of a Ray cluster."""
+"""What a Ray cluster has, and what each worker reserves of it."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ray
 
 from mnist_ocr.errors import UsageError
+from mnist_ocr.storage import is_local
 
 MAX_CPUS_PER_WORKER = 8
 """More threads than this find too little to do in a batch of such small images."""
+
+
+def list_resources(flag: str, uri: str) -> list[dict[str, float]]:
+    """What each node of the cluster has: `CPU`, `GPU`, ...
+
+    Args:
+        flag: Name of the flag that says where the workers write.
+        uri: Its value, resolved.
+
+    Raises:
+        UsageError: Workers on several machines would write to folders of their own.
+    """
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    alive = [node for node in nodes if node["Alive"]]
+    num_hosts = len({node["NodeManagerHostname"] for node in alive})
+    if is_local(uri) and num_hosts > 1:
+        raise UsageError(
+            f"{flag} is {uri}, a folder of one machine, but the Ray cluster has {num_hosts} "
+            "machines. Pass an s3:// URI."
+        )
+    return [node["Resources"] for node in alive]
 
 
 def plan_resources(

@@ -19,6 +19,7 @@ import ray.train
 import ray.train.torch
 
 from mnist_ocr.digits.model import INFO, Model, load_model, package_versions
+from mnist_ocr.digits.networks import build_network
 from mnist_ocr.errors import JobFailedError, UsageError
 from mnist_ocr.session import connect_ray
 from mnist_ocr.storage import is_local, open_store, resolve_uri
@@ -27,7 +28,7 @@ from mnist_ocr.training.config import DatasetConfig, TrainConfig
 from mnist_ocr.training.datasets import Dataset, load_dataset, mix_datasets
 from mnist_ocr.training.progress import follow_progress
 from mnist_ocr.training.recipes import Recipe
-from mnist_ocr.training.resources import plan_resources
+from mnist_ocr.training.resources import list_resources, plan_resources
 from mnist_ocr.training.tracking import RunTracker
 from mnist_ocr.training.worker import TrainingRun, TrainResult, train_loop_per_worker
 
@@ -39,8 +40,9 @@ ray_v2: Any = ray
 MAX_FAILURES = 10
 """Deaths of workers, other than by an announced preemption, before the run is given up."""
 
-MAX_WAITS = 10
-"""Minutes, about, to wait for a lost node's replacement before the run is given up."""
+MAX_WAITS = 40
+"""Times, of 15 s and more each, to wait for room before the run is given up: about ten minutes for
+the replacement of a lost node."""
 
 RESIZE_INTERVAL_S = 30.0
 """How often an elastic run looks whether the cluster has grown or shrunk."""
@@ -51,6 +53,8 @@ cores with one other busy process: 2,400 images/s instead of under 400; alone, 7
 
 RAY_TRAIN_SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a dead worker is noticed, the end too
+    # Ray plans with nodes that it does not know to be lost yet; after this it plans again.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",  # a hung one; Ray would wait ten minutes
 }
 
@@ -78,20 +82,12 @@ def train(config: TrainConfig) -> TrainResult:
             f"{dataset.name} has to train on. Pass a smaller batch_size."
         )
     connect_ray()
-    nodes = [node for node in ray_v2.nodes() if node["Alive"]]
-    num_hosts = len({node["NodeManagerHostname"] for node in nodes})
-    if is_local(model_uri) and num_hosts > 1:
-        raise UsageError(
-            f"model_uri is {model_uri}, a folder of one machine, but the Ray cluster has "
-            f"{num_hosts} machines. Pass an s3:// URI."
-        )
+    nodes = list_resources("model_uri", model_uri)
     low, high = config.worker_range
     scaling_config = ray_v2.train.ScalingConfig(
         num_workers=high if low == high else (low, high),
         use_gpu=config.use_gpu,
-        resources_per_worker=plan_resources(
-            low, high, config.use_gpu, [node["Resources"] for node in nodes]
-        ),
+        resources_per_worker=plan_resources(low, high, config.use_gpu, nodes),
         elastic_resize_monitor_interval_s=RESIZE_INTERVAL_S,
     )
     logger.info(
@@ -128,6 +124,7 @@ def _fit_architecture(config: TrainConfig, initial: Model | None) -> Recipe:
     """The recipe, with the network of the model that training starts from."""
     recipe = config.build_recipe()
     if initial is None:
+        build_network(recipe.architecture)  # an unknown name is refused before anything starts
         return recipe
     architecture = initial.info.architecture
     if config.override.architecture not in (None, architecture):

@@ -150,7 +150,7 @@ def test_elastic_run_survives_the_loss_the_growth_and_the_draining_of_nodes(
     tmp_path: Path,
 ) -> None:
     """Workers 2, 1, 2, 1: every epoch happens once, and the model is as good as ever."""
-    num_epochs = 60
+    num_epochs = 45
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     ray = str(Path(sys.executable).with_name("ray"))
     done = subprocess.run(
