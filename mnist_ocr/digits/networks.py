@@ -36,6 +36,8 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         """Normalise (B, C, H, W), with the statistics of all workers' batches while training."""
         if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
             return super().forward(input)
+        if input.dtype == torch.bfloat16:  # too coarse for sums
+            input = input.float()
         # Sums, not means: workers' shares of a batch may differ by an image.
         own_count = input.new_tensor([input.numel() // input.shape[1]])
         sums = torch.cat([input.sum((0, 2, 3)), input.square().sum((0, 2, 3)), own_count])

@@ -196,7 +196,10 @@ class TrainingLoop:
         count = 0
         for step, batch in enumerate(self.batches.draw_batches(epoch)):
             self._set_learning_rate(epoch * self.batches.steps_per_epoch + step)
-            logits = self.model(self._normalize(batch.inputs))
+            with torch.autocast(
+                self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"
+            ):
+                logits = self.model(self._normalize(batch.inputs)).float()
             loss = F.cross_entropy(
                 logits, batch.labels, reduction="sum", label_smoothing=self.recipe.label_smoothing
             )

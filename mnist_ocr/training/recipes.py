@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "linear", "one-cycle")
+PRECISIONS = ("float32", "bfloat16")
 NORMALIZATIONS = ("dataset", "symmetric", "unit")
 
 
@@ -65,6 +66,8 @@ class Recipe:
     """Random distortion of the training images: a name in `AUGMENTATIONS`."""
     augmentation_strength: float = 1.0
     """What the limits of the distortion are multiplied by."""
+    precision: str = "float32"
+    """Of the forward and backward passes: `float32` or `bfloat16`; weights are float32."""
     min_steps_per_epoch: int = 25
     """A dataset with fewer batches than this is passed over several times in an epoch."""
 
