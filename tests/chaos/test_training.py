@@ -143,6 +143,8 @@ with ThreadPoolExecutor() as pool:  # a Cluster wants the main thread
     command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
     subprocess.run([*command, "--deadline-remaining-seconds", "5"], check=True)
     print(training.result().test_accuracy)
+ray.shutdown()
+cluster.shutdown()  # or other commands would look for it
 """
 
 

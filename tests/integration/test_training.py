@@ -4,6 +4,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import ray
@@ -11,7 +12,7 @@ import ray
 from mnist_ocr import DigitClassifier
 from mnist_ocr.errors import UsageError
 from mnist_ocr.training.config import DatasetConfig, EvaluateConfig, RecipeOverrides, TrainConfig
-from mnist_ocr.training.datasets import load_dataset
+from mnist_ocr.training.datasets import load_dataset, load_digit_pages
 from mnist_ocr.training.evaluation import evaluate
 from mnist_ocr.training.metrics import METRICS, parse_history
 from mnist_ocr.training.recipes import RECIPES
@@ -207,3 +208,44 @@ def test_elastic_run_takes_what_fits() -> None:
     """As many workers as there may be, else fewer; their share of the cores goes by that."""
     assert plan_resources(1, 4, False, [{"CPU": 8}]) == {"CPU": 2}
     assert plan_resources(1, 4, False, [{"CPU": 2}]) == {"CPU": 1}
+
+
+def test_labelled_scans_in_a_bucket_refine_a_model(
+    rclone_server: Any, trained: tuple[TrainResult, TrainConfig], tmp_path: Path
+) -> None:
+    """A folder of digits on S3 trains, from another model's weights; what is no scan is counted."""
+    assert rclone_server.root is not None
+    scans = rclone_server.root / "labelled" / "scans"
+    pages, labels = load_digit_pages()["test"]
+    for i, (page, label) in enumerate(zip(pages[:150], labels[:150].tolist(), strict=True)):
+        path = scans / str(label) / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(cv2.imencode(".png", 255 - page)[1].tobytes())
+    (scans / "0" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    (scans / "README.txt").write_text("scanned in 2026")
+    config = TrainConfig(
+        dataset="s3://labelled/scans",
+        model_uri=str(tmp_path),
+        init_from=trained[0].model_uri,
+        override=RecipeOverrides(num_epochs=1, learning_rate=1e-4, batch_size=32),
+    )
+    result = train(config)
+    assert result.dataset == "scans"
+    assert result.validation_accuracy >= 0.9  # one epoch at this rate would not read from scratch
+    model = json.loads((tmp_path / "model.json").read_text())
+    assert sum(model["data"]["skipped"].values()) == 2
+    assert model["mean"] == json.loads(Path(trained[0].model_uri, "model.json").read_text())["mean"]
+
+
+def test_architecture_of_another_model_cannot_be_changed(
+    trained: tuple[TrainResult, TrainConfig], tmp_path: Path
+) -> None:
+    """Weights fit one network; the error names both."""
+    config = TrainConfig(
+        dataset="digits",
+        model_uri=str(tmp_path),
+        init_from=trained[0].model_uri,
+        override=RecipeOverrides(architecture="lenet"),
+    )
+    with pytest.raises(UsageError, match=r"architecture is lenet, but .* is a cnn"):
+        train(config)

@@ -12,6 +12,7 @@ from mnist_ocr import __version__, cli
 from mnist_ocr.digits.batch import BLANK, OK
 from mnist_ocr.digits.decoding import DECODE_STATUSES
 from mnist_ocr.labelling.predictions import SCHEMA
+from mnist_ocr.training.config import RecipeOverrides
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -66,12 +67,19 @@ def test_flags_table_lists_each_flag_with_its_default(command: str) -> None:
     flags = {
         f"--{field.name.replace('_', '-')}": field.default
         for field in fields(config_class)
-        if field.name not in {"input_uri", "output_uri"}
+        if field.name not in {"input_uri", "output_uri", "override"}
     }
     assert list(documented) == list(flags)
     for flag, default in flags.items():
         if default not in (None, False, ()):
             assert documented[flag] == str(default)
+
+
+def test_flags_of_the_recipe_are_listed() -> None:
+    """Below the table, in the order of the help."""
+    (listed,) = re.findall(r"in place of the recipe's own values: (.*)\.", README)
+    names = [field.name.replace("_", "-") for field in fields(RecipeOverrides)]
+    assert listed == ", ".join(f"`--{name}`" for name in names)
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall("`make (\\w+)", str(DOCUMENTS)))))
