@@ -7,6 +7,7 @@ programs read the last line of stdout, one JSON object. Exit codes: 0 done, 1 fa
 
 import json
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -160,6 +161,10 @@ def run_or_exit(run: Callable[[], int]) -> NoReturn:
     logging.getLogger("mnist_ocr").setLevel(logging.INFO)  # of other packages warnings only
     try:
         code = run()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141  # what a shell reports for SIGPIPE
     except (UsageError, ConnectionError, ObjectError, JobFailedError) as error:
         _print_error(str(error))
         is_forbidden = isinstance(error, ObjectError) and error.status == "forbidden"
@@ -171,7 +176,6 @@ def run_or_exit(run: Callable[[], int]) -> NoReturn:
         traceback.print_exc()
         _print_error("This is a bug, or a fault that mnist-ocr does not know; see above.")
         code = FAILED
-    sys.stdout.flush()
     sys.exit(code)
 
 
