@@ -76,8 +76,9 @@ def run_bare(data_root: str) -> list[float]:
     from mnist_ocr.training.datasets import load_dataset
     from mnist_ocr.training.loop import build_loop
     from mnist_ocr.training.recipes import RECIPES
+    from mnist_ocr.training.resources import MAX_CPUS_PER_WORKER
 
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(min(os.cpu_count() or 1, MAX_CPUS_PER_WORKER))
     loop = build_loop(
         replace(RECIPES["cnn"], num_epochs=NUM_EPOCHS),
         load_dataset(DatasetConfig(data_root=data_root)),

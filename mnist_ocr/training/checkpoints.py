@@ -30,41 +30,46 @@ def save_checkpoint(store: Store, run_id: str, loop: TrainingLoop) -> None:
         StorageUnreachableError: The store does not answer, also on retries.
     """
     state = {k: v.detach().cpu().contiguous() for k, v in loop.state_dict().items()}
-    metadata = {
-        "run_id": run_id,
-        "history": format_history(loop.history),
-        "sha256": _hash_state(state),
-    }
+    metadata = {"run_id": run_id, "history": format_history(loop.history)}
+    metadata["sha256"] = _hash(metadata, state)
     store.write(CHECKPOINT, safetensors.torch.save(state, metadata))
 
 
-def restore_checkpoint(store: Store, run_id: str, loop: TrainingLoop) -> str | None:
-    """Put a loop where the run of that id was last saved; leave it at its start if there is none.
-
-    Returns:
-        Where the run goes on, or why not although there is a checkpoint, for a person; None if
-        there is none. One that is damaged, or of another run, is replaced after the first epoch.
+def read_checkpoint(store: Store) -> bytes | None:
+    """Read what was last saved, by whichever run; None if there is nothing.
 
     Raises:
+        ObjectError: It may not be read.
         StorageUnreachableError: The store does not answer, also on retries.
     """
     try:
-        content = store.read(CHECKPOINT)
+        return store.read(CHECKPOINT)
     except ObjectError as error:
         if error.status == "missing":
             return None
         raise
-    address = store.uri_of(CHECKPOINT)
+
+
+def restore_checkpoint(content: bytes, run_id: str, loop: TrainingLoop) -> str:
+    """Put a loop where the run of that id was last saved.
+
+    A checkpoint that is damaged, or of another run, leaves the loop at its start; it is replaced
+    after the first epoch.
+
+    Returns:
+        Where the run goes on, or why it does not, for a person.
+    """
     try:
         metadata = _read_metadata(content)
         state = safetensors.torch.load(content)
-        if metadata["sha256"] != _hash_state(state):
+        history = parse_history(metadata["history"])
+        if metadata.pop("sha256") != _hash(metadata, state):
             raise ValueError("its sha256 differs")
         if metadata["run_id"] != run_id:
-            return f"starting anew: {address} is of another run"
-        loop.load_state_dict(state, parse_history(metadata["history"]))
-    except (safetensors.SafetensorError, ValueError, KeyError) as error:
-        return f"starting anew: {address} is damaged ({error})"
+            return f"starting anew: {CHECKPOINT} is of another run"
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        return f"starting anew: {CHECKPOINT} is damaged ({error})"
+    loop.load_state_dict(state, history)
     return f"continuing after epoch {len(loop.history)}"
 
 
@@ -75,8 +80,8 @@ def _read_metadata(content: bytes) -> dict[str, str]:
     return metadata
 
 
-def _hash_state(state: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _hash(metadata: Mapping[str, str], state: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(state):
         digest.update(name.encode())
         digest.update(state[name].numpy().tobytes())

@@ -123,7 +123,7 @@ class TrainConfig(DatasetConfig):
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, before anything is loaded."""
-        _check_number("seed", self.seed, 0, math.inf)
+        _check_number("seed", self.seed, 0, 2**63)
         if not 0 <= self.mnist_weight <= 0.99:
             raise UsageError(
                 f"mnist_weight is {self.mnist_weight}. Pass a share from 0 to 0.99, such as 0.5."
@@ -192,7 +192,7 @@ def _check_recipe(recipe: Recipe) -> None:
 def _check_number(name: str, value: float, low: float, high: float) -> None:
     """Refuse values outside [low, high)."""
     if not low <= value < high:
-        below = "" if high == math.inf else f" to below {high:g}"
+        below = "" if high == math.inf else f" to below {high}"
         raise UsageError(f"{name} is {value}. Pass a number from {low:g}{below}.")
 
 
@@ -275,4 +275,4 @@ class TuneConfig(DatasetConfig):
         _check_number("num_trials", self.num_trials, 1, math.inf)
         _check_number("num_epochs", self.num_epochs or 1, 1, math.inf)
         _check_number("num_gpus_per_trial", self.num_gpus_per_trial, 0, math.inf)
-        _check_number("seed", self.seed, 0, math.inf)
+        _check_number("seed", self.seed, 0, 2**63)

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 DATASETS = ("mnist", "digits")
 
-BY_WRITER, STRATIFIED = "by writer", "stratified"
+BY_WRITER, STRATIFIED, BY_CONTENT = "by writer", "stratified", "by content"
 
 MNIST_NUM_VALIDATION = 5_000
 DIGITS_NUM_VALIDATION = 200
@@ -60,8 +60,8 @@ class Dataset:
     validation: Split
     test: Split
     split_method: str = STRATIFIED
-    """How validation images were chosen: `by writer` (nobody wrote on both sides) or `stratified`
-    (at random, each digit in proportion)."""
+    """How validation images were chosen: `by writer` (nobody wrote on both sides), `stratified` (at
+    random, each digit in proportion) or `by content` (by a hash of the pixels)."""
     skipped: Mapping[str, int] = field(default_factory=dict)
     """How many objects, rows or images were left out, by reason."""
     mixed_with: Mapping[str, float] = field(default_factory=dict)
@@ -204,14 +204,27 @@ def _load_mnist(data_root: str) -> Dataset:
 
 def _load_scans(config: DatasetConfig) -> Dataset:
     scans = read_labelled_scans(config)
-    counts = np.bincount(scans.labels)
-    if len(scans.labels) < MIN_NUM_SCANS or counts.max() < 3:
-        raise UsageError(
-            f"{config.dataset} has {len(scans.labels)} usable images. Pass at least "
-            f"{MIN_NUM_SCANS}, three of one digit, so that some can be held out to validate and "
-            "test."
-        )
     train, validation, test = (
-        Split(scans.images[indices], scans.labels[indices]) for indices in split_scans(scans.labels)
+        Split(scans.images[indices], scans.labels[indices])
+        for indices in split_scans(scans.images, scans.labels)
     )
-    return Dataset(config.dataset_name, train, validation, test, skipped=scans.skipped)
+    return Dataset(config.dataset_name, train, validation, test, BY_CONTENT, dict(scans.skipped))
+
+
+def check_trainable(dataset: Dataset) -> None:
+    """Refuse what can be looked at, but not learned from.
+
+    Raises:
+        UsageError: There are too few images, or all are of one digit.
+    """
+    labels = np.concatenate([split.labels for split in dataset.splits.values()])
+    if len(labels) < MIN_NUM_SCANS or not all(len(s.labels) for s in dataset.splits.values()):
+        raise UsageError(
+            f"{dataset.name} has {len(labels)} usable images. Pass at least {MIN_NUM_SCANS}, three "
+            "of one digit, so that some can be held out to validate and test."
+        )
+    if len(digits := np.unique(labels)) == 1:
+        raise UsageError(
+            f"Every usable image of {dataset.name} ({len(labels):,}) is labelled {digits[0]}. Pass "
+            "images of at least two digits."
+        )

@@ -144,8 +144,14 @@ def _write_pictures(
     store = open_store(
         config.output_uri or f"{model_uri}/evaluation/{config.dataset_name}-{config.split}"
     )
-    for name, figure in figures.items():
-        store.write(name, render_png(figure))
+    try:
+        for name, figure in figures.items():
+            store.write(name, render_png(figure))
+    except UsageError as error:
+        if config.output_uri:
+            raise
+        logger.warning("no pictures: %s Pass --output-uri.", error)
+        return ()
     return tuple(map(store.uri_of, figures))
 
 

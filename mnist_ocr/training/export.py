@@ -3,10 +3,11 @@
 import hashlib
 import io
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from mnist_ocr.digits.model import Model, load_model
-from mnist_ocr.storage import open_store, resolve_uri
+from mnist_ocr.errors import UsageError
+from mnist_ocr.storage import is_local, open_store, resolve_uri
 from mnist_ocr.training.config import ExportConfig
 
 
@@ -32,9 +33,15 @@ def export(config: ExportConfig) -> Export:
         StorageUnreachableError: The store does not answer.
     """
     model = load_model(config.model_uri)
-    name = PurePosixPath(resolve_uri(config.model_uri)).name
-    output_uri = resolve_uri(config.output_uri or f"{name}.{config.format}")
+    name = f"{PurePosixPath(resolve_uri(config.model_uri)).name}.{config.format}"
+    output_uri = resolve_uri(config.output_uri or name)
+    if is_local(output_uri) and Path(output_uri).is_dir():
+        output_uri = f"{output_uri}/{name}"
     folder, _, file_name = output_uri.rpartition("/")
+    if folder.endswith(":/"):
+        raise UsageError(
+            f"output_uri is {output_uri}, a bucket. Pass a file in it: {output_uri}/{name}."
+        )
     content = model.onnx if config.format == "onnx" else _build_state_dict_file(model)
     open_store(folder or "/").write(file_name, content)
     return Export(

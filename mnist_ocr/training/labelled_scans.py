@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from mnist_ocr.digits.batch import OK, prepare_images
 from mnist_ocr.digits.canonical import IMAGE_SIZE
-from mnist_ocr.errors import ObjectError, UsageError
+from mnist_ocr.errors import ObjectError, StorageUnreachableError, UsageError
 from mnist_ocr.storage import ObjectInfo, Store, open_store, resolve_uri
 from mnist_ocr.training.config import DatasetConfig
 from mnist_ocr.training.parquet_scans import read_parquet
@@ -32,7 +32,10 @@ CHUNK_SIZE = 4096
 
 CLASS_FOLDERS = tuple("0123456789")
 
-Chunk = tuple[list[int], Iterable[bytes | ObjectError]]
+Content = bytes | ObjectError
+"""An encoded image, or the reason why there is none."""
+
+Chunk = tuple[list[int], Iterable[Content]]
 """Labels, and as many encoded images or reasons why there is none."""
 
 
@@ -51,15 +54,15 @@ def read_labelled_scans(config: DatasetConfig) -> LabelledScans:
     """Read all scans of `config.dataset`, a folder, a `.parquet` file, or a URI of either.
 
     Raises:
-        UsageError: There is nothing to read, nothing usable, fewer than two digits, or something
-            that is not labelled with digits from 0 to 9.
+        UsageError: There is nothing to read, nothing usable, or something that is not labelled with
+            digits from 0 to 9.
         StorageUnreachableError: The store does not answer.
     """
     uri = resolve_uri(config.dataset)
     skipped: Counter[str] = Counter()
     parts = [(np.zeros((0, IMAGE_SIZE, IMAGE_SIZE), np.uint8), np.zeros(0, np.int64))]
     for chunk_labels, contents in _read_chunks(config, uri):
-        batch = prepare_images(contents, len(chunk_labels))
+        batch = prepare_images(_raise_if_refused(contents), len(chunk_labels))
         skipped.update(status for status in batch.status if status != OK)
         parts.append((batch.images[batch.is_ok], np.array(chunk_labels, np.int64)[batch.is_ok]))
     images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
@@ -72,6 +75,16 @@ def read_labelled_scans(config: DatasetConfig) -> LabelledScans:
     return scans
 
 
+def _raise_if_refused(contents: Iterable[Content]) -> Iterator[Content]:
+    """Let pass what says something about an image, and not about the store or the rights to it."""
+    for content in contents:
+        if isinstance(content, ObjectError) and content.status == "forbidden":
+            raise UsageError(str(content))
+        if isinstance(content, ObjectError) and content.status in ("throttled", "changed"):
+            raise StorageUnreachableError(f"{content} Run the same command again.")
+        yield content
+
+
 def _read_chunks(config: DatasetConfig, uri: str) -> Iterator[Chunk]:
     columns = (config.image_column, config.label_column)
     if _is_parquet(config.dataset) and not Path(uri).is_dir():
@@ -81,8 +94,9 @@ def _read_chunks(config: DatasetConfig, uri: str) -> Iterator[Chunk]:
     store = open_store(uri)
     # in a bucket a key that ends with a slash, or has the prefix's own name, stands for a folder
     objects = [info for page in store.list() for info in page if info.name[-1:] not in ("", "/")]
+    has_class_folders = any(info.name.partition("/")[0] in CLASS_FOLDERS for info in objects)
     files = [info for info in objects if _is_parquet(info.name)]
-    if files:
+    if files and not has_class_folders:
         yield from read_parquet(store, files, *columns)
         yield _refuse("not_parquet", len(objects) - len(files))
     else:
@@ -158,11 +172,6 @@ def _check_digits(uri: str, scans: LabelledScans) -> None:
         raise UsageError(
             f"No usable image in {uri}: {_format_counts(scans.skipped) or 'it has no rows'}. Pass "
             "PNG, JPEG, TIFF, BMP, GIF or WebP files that show a digit each."
-        )
-    if present.size == 1:
-        raise UsageError(
-            f"Every usable image in {uri} ({counts.sum():,}) is labelled {present[0]}. Pass images "
-            "of at least two digits."
         )
     if absent.size:
         digits = ", ".join(map(str, absent))

@@ -169,12 +169,12 @@ class TrainingLoop:
         start = time.perf_counter()
         train_loss, train_accuracy = self._train_epoch(epoch)
         train_seconds = time.perf_counter() - start
-        if not math.isfinite(train_loss):
+        validation_loss, validation_accuracy = self._validate()
+        if not math.isfinite(train_loss + validation_loss):
             raise UsageError(
                 f"Training diverged: the loss of epoch {epoch + 1} is {train_loss}. "
                 f"Pass a --learning-rate below {self.recipe.learning_rate:g}."
             )
-        validation_loss, validation_accuracy = self._validate()
         return EpochMetrics(
             epoch=epoch + 1,
             train_loss=train_loss,

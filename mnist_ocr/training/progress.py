@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from queue import Empty
 
 import ray
@@ -30,11 +30,13 @@ def follow_progress(tracker: RunTracker, num_epochs: int) -> Iterator[Queue]:
         while True:
             try:
                 message = progress.get(timeout=SILENCE_S)
+            except ray.exceptions.RayError:
+                return
             except Empty:
-                have = ray.cluster_resources()  # type: ignore[no-untyped-call]
+                free = ray.available_resources()  # type: ignore[no-untyped-call]
                 logger.info(
-                    "no epoch ended in the last %d s; the cluster has %g CPUs and %g GPUs",
-                    *(SILENCE_S, have.get("CPU", 0), have.get("GPU", 0)),
+                    "no epoch ended in the last %d s; %g CPUs and %g GPUs of the cluster are free",
+                    *(SILENCE_S, free.get("CPU", 0), free.get("GPU", 0)),
                 )
                 continue
             if message is None:
@@ -53,5 +55,6 @@ def follow_progress(tracker: RunTracker, num_epochs: int) -> Iterator[Queue]:
     try:
         yield progress
     finally:
-        progress.put(None)
-        listener.join()
+        with suppress(ray.exceptions.RayError):  # the cluster may be gone
+            progress.put(None)
+            listener.join()

@@ -4,6 +4,8 @@ The driver tracks; workers only report. A report is the whole history so far, so
 comes twice, or after a restart, changes nothing.
 """
 
+import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -19,6 +21,8 @@ from tensorboardX.summary import scalar
 from mnist_ocr.errors import UsageError
 from mnist_ocr.storage import Store
 from mnist_ocr.training.metrics import METRICS, EpochMetrics, format_history
+
+logger = logging.getLogger(__name__)
 
 EVENTS = "tensorboard/events.out.tfevents.mnist-ocr"
 
@@ -57,26 +61,36 @@ class RunTracker:
 
     def update(self, history: Sequence[EpochMetrics]) -> None:
         """Record the epochs that are new; files are replaced whole, in one write each."""
-        for metrics in history[self._num_logged :]:
+        new = history[self._num_logged :]
+        self._num_logged = len(history)
+        for metrics in new:
             values = asdict(metrics)
             for tag, name in SCALARS.items():
                 summary = scalar(tag, values[name])
                 event = Event(summary=summary, step=metrics.epoch, wall_time=time.time())
                 self._writer.write_event(event)
-            if self._mlflow:
-                self._mlflow.log_metrics(values, step=metrics.epoch)
-        self._num_logged = len(history)
         self._writer.flush()
         (events,) = Path(self._folder.name).iterdir()
         self._store.write(METRICS, format_history(history).encode())
         self._store.write(EVENTS, events.read_bytes())
+        for metrics in new:
+            self._tell_mlflow("log_metrics", asdict(metrics), step=metrics.epoch)
 
     def finish(self, results: Mapping[str, Any]) -> None:
         """Record what the run came to."""
-        if self._mlflow:
-            numbers = {k: float(v) for k, v in results.items() if isinstance(v, (int, float))}
-            self._mlflow.log_metrics(numbers)
-            self._mlflow.set_tag("model_uri", results["model_uri"])
+        numbers = {k: float(v) for k, v in results.items() if isinstance(v, (int, float))}
+        self._tell_mlflow("log_metrics", numbers)
+        self._tell_mlflow("set_tag", "model_uri", results["model_uri"])
+
+    def _tell_mlflow(self, method: str, *arguments: Any, **options: Any) -> None:
+        """A server that fails later on costs the tracking there, not the training."""
+        if self._mlflow is None:
+            return
+        try:
+            getattr(self._mlflow, method)(*arguments, **options)
+        except Exception as error:
+            logger.warning("MLflow fails, and is left out from here on: %s", error)
+            self._mlflow = None
 
     def __enter__(self) -> "RunTracker":
         return self
@@ -90,8 +104,7 @@ class RunTracker:
         """Close the files; MLflow learns whether the run came to its end."""
         self._writer.close()
         self._folder.cleanup()
-        if self._mlflow:
-            self._mlflow.end_run("FINISHED" if error is None else "FAILED")
+        self._tell_mlflow("end_run", "FINISHED" if error is None else "FAILED")
 
 
 def _start_mlflow(uri: str, parameters: Mapping[str, Any]) -> Any:
@@ -102,6 +115,9 @@ def _start_mlflow(uri: str, parameters: Mapping[str, Any]) -> Any:
             f"mlflow_uri is {uri}, but MLflow is not installed. Run pip install 'mnist-ocr[mlflow]'"
             ", or leave mlflow_uri out."
         ) from error
+    # MLflow's own seven retries of two minutes each would hold up the start
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     try:
         mlflow.set_tracking_uri(uri)
         mlflow.set_experiment("mnist-ocr")

@@ -25,7 +25,7 @@ from mnist_ocr.session import connect_ray
 from mnist_ocr.storage import is_local, open_store, resolve_uri
 from mnist_ocr.training.checkpoints import CHECKPOINT
 from mnist_ocr.training.config import DatasetConfig, TrainConfig
-from mnist_ocr.training.datasets import Dataset, load_dataset, mix_datasets
+from mnist_ocr.training.datasets import Dataset, check_trainable, load_dataset, mix_datasets
 from mnist_ocr.training.progress import follow_progress
 from mnist_ocr.training.recipes import Recipe
 from mnist_ocr.training.resources import list_resources, plan_resources
@@ -76,6 +76,7 @@ def train(config: TrainConfig) -> TrainResult:
     initial = load_model(config.init_from) if config.init_from else None
     recipe = _fit_architecture(config, initial)
     dataset = _load_training_data(config)
+    check_trainable(dataset)
     if recipe.batch_size > len(dataset.train.labels):
         raise UsageError(
             f"A batch of {recipe.batch_size} images exceeds the {len(dataset.train.labels)} that "
@@ -132,6 +133,11 @@ def _fit_architecture(config: TrainConfig, initial: Model | None) -> Recipe:
             f"architecture is {config.override.architecture}, but {config.init_from} is a "
             f"{architecture}. Leave architecture out, or init_from."
         )
+    if config.override.normalization is not None:
+        raise UsageError(
+            f"normalization is {config.override.normalization}, but {config.init_from} brings its "
+            "own. Leave normalization out, or init_from."
+        )
     return replace(recipe, architecture=architecture)
 
 
@@ -177,6 +183,8 @@ def _run_on_workers(run: TrainingRun, scaling_config: ray.train.ScalingConfig) -
         )
         try:
             outcome: TrainResult | Exception = trainer.fit().return_value
+        except SystemExit as error:  # Ray Train's answer to Ctrl-C
+            raise KeyboardInterrupt from error
         except ray_v2.train.TrainingFailedError as error:
             raise JobFailedError(
                 f"Ray Train gave up: {_first_reason(error)}. The same command goes on after the "
@@ -190,4 +198,5 @@ def _run_on_workers(run: TrainingRun, scaling_config: ray.train.ScalingConfig) -
 def _first_reason(error: Exception) -> str:
     failures = getattr(error, "worker_failures", None)
     cause = next(iter(failures.values())) if failures else error
-    return str(cause).strip().splitlines()[-1].removesuffix(".")
+    lines = str(cause).strip().splitlines() or [type(cause).__name__]
+    return lines[-1].strip().removesuffix(".")

@@ -17,7 +17,12 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from mnist_ocr.errors import StorageUnreachableError, UsageError
-from mnist_ocr.training.checkpoints import CHECKPOINT, restore_checkpoint, save_checkpoint
+from mnist_ocr.training.checkpoints import (
+    CHECKPOINT,
+    read_checkpoint,
+    restore_checkpoint,
+    save_checkpoint,
+)
 from mnist_ocr.training.datasets import Dataset, Split
 from mnist_ocr.training.loop import build_loop
 from mnist_ocr.training.metrics import EpochMetrics
@@ -122,7 +127,8 @@ def _run_trial(
         device=torch.device("cuda" if search.num_gpus_per_trial else "cpu"),
     )
     store, run_id = open_trial_store(search, trial), f"{search.search_id}-{trial}"
-    restore_checkpoint(store, run_id, loop)
+    if (content := read_checkpoint(store)) is not None:
+        restore_checkpoint(content, run_id, loop)
     for metrics in loop.history:
         tune.report(asdict(metrics))
     epochs = loop.run()

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from mnist_ocr.errors import JobFailedError, UsageError
 from mnist_ocr.storage import open_store
 from mnist_ocr.training.config import RecipeOverrides, TuneConfig, get_recipe
-from mnist_ocr.training.datasets import Dataset, load_dataset
+from mnist_ocr.training.datasets import Dataset, check_trainable, load_dataset
 from mnist_ocr.training.search import (
     Tuning,
     format_command,
@@ -49,6 +49,7 @@ def tune(config: TuneConfig) -> Tuning:
     """
     store = open_store(config.output_uri or f"tune/{config.dataset_name}-{config.recipe}")
     dataset = load_dataset(config)
+    check_trainable(dataset)
     search = _plan_search(config, dataset, store.uri)
     claim_folder(store, search)
     ended = read_ended_trials(store, search)

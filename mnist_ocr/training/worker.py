@@ -4,22 +4,29 @@ All workers hold the same weights. Worker 0 alone writes: it saves the state aft
 the temperature after the last, reads the test images once, and writes the model directory.
 """
 
+import socket
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import TypeVar, cast
 
 import ray
 import ray.train.torch
+import torch
+import torch.distributed as dist
 from ray.util.queue import Queue
 
 from mnist_ocr.digits.calibration import fit_temperature
 from mnist_ocr.digits.model import Model, save_model
 from mnist_ocr.digits.networks import count_parameters
-from mnist_ocr.errors import StorageUnreachableError, UsageError
+from mnist_ocr.errors import ObjectError, StorageUnreachableError, UsageError
 from mnist_ocr.storage import Store, open_store
-from mnist_ocr.training.checkpoints import restore_checkpoint, save_checkpoint
+from mnist_ocr.training.checkpoints import read_checkpoint, restore_checkpoint, save_checkpoint
 from mnist_ocr.training.config import TrainConfig
 from mnist_ocr.training.datasets import Dataset
 from mnist_ocr.training.loop import TrainingLoop, build_loop
 from mnist_ocr.training.recipes import Recipe
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -64,34 +71,55 @@ class TrainingRun:
 def train_loop_per_worker(run: TrainingRun) -> TrainResult | Exception | None:
     """Train on one worker; worker 0 returns the result.
 
-    An error that a person can act on is returned, too: what is raised makes Ray try again.
+    An error that a person can act on is returned, by all workers at once; what is raised makes Ray
+    start all of them again.
     """
     try:
         return _train(run)
-    except (UsageError, ConnectionError) as error:
+    except (UsageError, ConnectionError, ObjectError) as error:
         return error
+    except Exception as error:
+        run.progress.put(f"a worker failed: {type(error).__name__}: {error}")
+        raise
 
 
 def _train(run: TrainingRun) -> TrainResult | None:
+    device = ray.train.torch.get_device()
+    if run.config.use_gpu and device.type != "cuda":
+        raise UsageError(
+            f"torch {torch.__version__} finds no GPU on {socket.gethostname()}. Install one "
+            "with CUDA there, or leave out use_gpu."
+        )
     dataset, initial = ray.get(run.inputs)
     store = open_store(run.model_uri)
-    loop = build_loop(
-        run.recipe,
-        dataset,
-        seed=run.config.seed,
-        device=ray.train.torch.get_device(),
-        initial=initial,
-    )
-    note = restore_checkpoint(store, run.run_id, loop)
-    is_first = loop.rank == 0
-    if is_first and note:
+    loop = build_loop(run.recipe, dataset, seed=run.config.seed, device=device, initial=initial)
+    # Worker 0 alone reads: two reads might find different checkpoints.
+    content = _do_on_first(loop, lambda: read_checkpoint(store))
+    note = content and restore_checkpoint(content, run.run_id, loop)
+    if loop.rank == 0 and note:
         run.progress.put(note)
-    if is_first and loop.history:
         run.progress.put(list(loop.history))
     for _ in loop.run():
-        if is_first:
-            _save_progress(run, store, loop)
-    return _save_result(run, dataset, loop) if is_first else None
+        _do_on_first(loop, lambda: _save_progress(run, store, loop))
+    return _do_on_first(loop, lambda: _save_result(run, dataset, loop))
+
+
+def _do_on_first(loop: TrainingLoop, action: Callable[[], Result]) -> Result:
+    """Let worker 0 act, and all workers have what came of it, also if that is an error.
+
+    Workers that were not told would wait for the others for half an hour.
+    """
+    outcome: list[Result | Exception | None] = [None]
+    if loop.rank == 0:
+        try:
+            outcome = [action()]
+        except (UsageError, ConnectionError, ObjectError) as error:
+            outcome = [error]
+    if loop.world_size > 1:
+        dist.broadcast_object_list(outcome)
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+    return cast(Result, outcome[0])
 
 
 def _save_progress(run: TrainingRun, store: Store, loop: TrainingLoop) -> None:

@@ -44,11 +44,12 @@ def wait_for(what: Callable[[], bool], timeout_s: float = 60) -> None:
 
 
 def find_workers() -> list[psutil.Process]:
-    """The processes of Ray Train's workers on this machine."""
+    """The processes of Ray Train's workers of this session's Ray, which has a home of its own."""
     return [
         process
-        for process in psutil.process_iter(["cmdline"])
+        for process in psutil.process_iter(["cmdline", "environ"])
         if re.match(r"ray::RayTrainWorker", " ".join(process.info["cmdline"] or ()))
+        and (process.info["environ"] or {}).get("HOME") == os.environ["HOME"]
     ]
 
 
@@ -97,6 +98,27 @@ def test_damaged_checkpoint_costs_time_only(uninterrupted: bytes, tmp_path: Path
     errors = finish(start_training(tmp_path))
     assert re.search(r"starting anew: .*checkpoint.safetensors is damaged", errors)
     check(tmp_path, uninterrupted)
+
+
+def test_error_of_one_worker_ends_the_run_at_once(ray_session: str, tmp_path: Path) -> None:
+    """What worker 0 cannot read or write is the command's error; nobody waits for it for ever."""
+    (tmp_path / "checkpoint.safetensors").mkdir()
+    process = start_training(tmp_path)
+    _, errors = process.communicate(timeout=90)
+    assert process.returncode == 1
+    assert "checkpoint.safetensors failed: Is a directory" in errors
+    assert "Traceback" not in errors
+
+
+def test_interrupted_command_says_that_it_can_go_on(ray_session: str, tmp_path: Path) -> None:
+    """Ctrl-C: one sentence, the code that a shell expects, and a checkpoint."""
+    process = start_training(tmp_path)
+    wait_for(lambda: len(read_epochs(tmp_path)) >= 1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "error: Interrupted. The same command goes on where it was."
+    assert (tmp_path / "checkpoint.safetensors").exists()
 
 
 ELASTIC = """

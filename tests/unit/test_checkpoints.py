@@ -6,7 +6,12 @@ import torch
 
 from mnist_ocr.errors import UsageError
 from mnist_ocr.storage import LocalStore
-from mnist_ocr.training.checkpoints import CHECKPOINT, restore_checkpoint, save_checkpoint
+from mnist_ocr.training.checkpoints import (
+    CHECKPOINT,
+    read_checkpoint,
+    restore_checkpoint,
+    save_checkpoint,
+)
 from mnist_ocr.training.datasets import Dataset, Split
 from mnist_ocr.training.loop import TrainingLoop, build_loop
 from mnist_ocr.training.recipes import Recipe
@@ -33,6 +38,12 @@ def new_loop() -> TrainingLoop:
     return build_loop(RECIPE, dataset, seed=0, device=torch.device("cpu"))
 
 
+def restore(store: LocalStore, loop: TrainingLoop, run_id: str = "run") -> str:
+    content = read_checkpoint(store)
+    assert content is not None
+    return restore_checkpoint(content, run_id, loop)
+
+
 @pytest.fixture
 def saved(store: LocalStore) -> TrainingLoop:
     """A loop after its first epoch, saved."""
@@ -45,7 +56,7 @@ def saved(store: LocalStore) -> TrainingLoop:
 def test_restored_run_is_where_it_was(store: LocalStore, saved: TrainingLoop) -> None:
     """Weights, average, optimiser and history come back bit for bit."""
     loop = new_loop()
-    assert restore_checkpoint(store, "run", loop) == "continuing after epoch 1"
+    assert restore(store, loop) == "continuing after epoch 1"
     torch.testing.assert_close(loop.state_dict(), saved.state_dict(), atol=0, rtol=0)
     assert loop.history == saved.history
     assert [m.epoch for m in loop.run()] == [2, 3]
@@ -53,13 +64,14 @@ def test_restored_run_is_where_it_was(store: LocalStore, saved: TrainingLoop) ->
 
 def test_without_a_checkpoint_a_run_starts_at_its_start(store: LocalStore) -> None:
     """As does one whose folder does not exist."""
-    loop = new_loop()
-    assert restore_checkpoint(LocalStore(f"{store.uri}/none"), "run", loop) is None
-    assert loop.history == []
+    assert read_checkpoint(store) is None
+    assert read_checkpoint(LocalStore(f"{store.uri}/none")) is None
 
 
 @pytest.mark.usefixtures("saved")
-@pytest.mark.parametrize("damage", ["truncated", "empty", "flipped", "text", "foreign"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "empty", "flipped", "header", "text", "list", "foreign"]
+)
 def test_unusable_checkpoint_is_passed_over_with_a_reason(damage: str, store: LocalStore) -> None:
     """Damaged or another run's: the run starts anew, untouched by it, and says why."""
     path = Path(store.uri, CHECKPOINT)
@@ -70,13 +82,14 @@ def test_unusable_checkpoint_is_passed_over_with_a_reason(damage: str, store: Lo
         "truncated": content[: len(content) // 2],
         "empty": b"",
         "flipped": bytes(flipped),
+        "header": content.replace(b"epoch", b"epocj", 1),
+        "list": b"\x02\x00\x00\x00\x00\x00\x00\x00[]",
         "text": b"not a checkpoint, but long enough to have a header",
         "foreign": content,
     }
     path.write_bytes(damaged[damage])
     loop = new_loop()
-    note = restore_checkpoint(store, "run" if damage != "foreign" else "another", loop)
-    assert note is not None
+    note = restore(store, loop, "run" if damage != "foreign" else "another")
     assert note.startswith("starting anew: ")
     assert loop.history == []
     torch.testing.assert_close(loop.state_dict(), new_loop().state_dict(), atol=0, rtol=0)
@@ -96,6 +109,6 @@ def test_disk_that_is_full_is_a_clear_error_and_keeps_the_last_checkpoint(
         save_checkpoint(store, "run", saved)
     monkeypatch.undo()
     loop = new_loop()
-    restore_checkpoint(store, "run", loop)
+    restore(store, loop)
     assert len(loop.history) == 1
     assert [path.name for path in Path(store.uri).iterdir()] == [CHECKPOINT]

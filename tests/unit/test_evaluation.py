@@ -11,7 +11,7 @@ import pytest
 from mnist_ocr.errors import UsageError
 from mnist_ocr.training import evaluation
 from mnist_ocr.training.config import EvaluateConfig
-from mnist_ocr.training.datasets import Split
+from mnist_ocr.training.datasets import Dataset, Split
 from mnist_ocr.training.evaluation import Evaluation, count_confusion, evaluate
 from mnist_ocr.training.metrics import EpochMetrics, format_history
 from mnist_ocr.training.plots import render_png
@@ -55,8 +55,8 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         images[:, 0, 0] = np.arange(start, stop)
         return Split(images, labels[start:stop])
 
-    dataset = SimpleNamespace(
-        train=build_split(10, 19), validation=build_split(15, 20), test=build_split(0, 20)
+    dataset = Dataset(
+        "digits", train=build_split(10, 19), validation=build_split(15, 20), test=build_split(0, 20)
     )
     monkeypatch.setattr(evaluation, "DigitClassifier", FakeClassifier)
     monkeypatch.setattr(evaluation, "load_dataset", lambda config: dataset)
@@ -134,7 +134,7 @@ def test_a_split_without_images_is_an_error(model: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(
         evaluation,
         "load_dataset",
-        lambda config: SimpleNamespace(train=nothing, validation=nothing, test=nothing),
+        lambda config: Dataset("digits", nothing, nothing, nothing),
     )
     with pytest.raises(UsageError, match=r"scans has no test images\. Pass --split all"):
         evaluate(EvaluateConfig(model_uri=str(model), dataset="scans"))

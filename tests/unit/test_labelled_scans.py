@@ -8,23 +8,25 @@ from scans import (
     NUM_IMAGES,
     PNGS,
     assert_all_there,
+    draw_images,
     load,
     pixels_and_labels,
     write_folder,
     write_parquet,
 )
 
-from mnist_ocr.errors import StorageUnreachableError, UsageError
+from mnist_ocr.errors import ObjectError, StorageUnreachableError, UsageError
 from mnist_ocr.storage import LocalStore
+from mnist_ocr.training.datasets import check_trainable
 
 
 def test_class_folders_give_every_image_in_one_split(tmp_path: Path) -> None:
-    """Each file is one image under its folder's digit, nested ones too; a tenth of each digit."""
+    """Each file is one image under its folder's digit, nested ones too; some are held out."""
     dataset = load(write_folder(tmp_path / "scans"))
     assert_all_there(dataset)
-    assert np.bincount(dataset.validation.labels).tolist() == [1] * 10
-    assert np.bincount(dataset.test.labels).tolist() == [1] * 10
-    assert (dataset.name, dataset.split_method) == ("scans", "stratified")
+    for split in dataset.splits.values():
+        assert np.bincount(split.labels).min() >= 1
+    assert (dataset.name, dataset.split_method) == ("scans", "by content")
     again = load(f"{tmp_path / 'scans'}/")
     assert again.describe() == dataset.describe()
 
@@ -106,17 +108,61 @@ def test_nothing_usable_one_digit_and_too_few_are_refused(tmp_path: Path) -> Non
     with pytest.raises(UsageError, match=r"No usable image .*: 1 not_an_image. Pass PNG"):
         load(tmp_path)
     (tmp_path / "0/b.png").write_bytes(PNGS[0])
-    with pytest.raises(UsageError, match=r"\(1\) is labelled 0. Pass images of at least two"):
-        load(tmp_path)
     write_folder(tmp_path, PNGS[:19])
     with pytest.raises(UsageError, match=r"has 19 usable images. Pass at least 20"):
-        load(tmp_path)
+        check_trainable(load(tmp_path))
     write_folder(tmp_path, PNGS[:20])
     with pytest.raises(UsageError, match=r"three of one digit"):
-        load(tmp_path)
+        check_trainable(load(tmp_path))
     write_folder(tmp_path, PNGS[:21])
     dataset = load(tmp_path)
+    check_trainable(dataset)
     assert [len(split.labels) for split in (dataset.validation, dataset.test)] == [1, 1]
+
+
+def test_one_digit_can_be_looked_at_but_not_learned(tmp_path: Path) -> None:
+    """`explore` and `evaluate` take a folder of one class; training names it."""
+    for i, png in enumerate(PNGS[:30]):
+        (tmp_path / "7").mkdir(exist_ok=True)
+        (tmp_path / f"7/{i}.png").write_bytes(png)
+    dataset = load(tmp_path)
+    assert sum(len(split.labels) for split in dataset.splits.values()) == 30
+    with pytest.raises(UsageError, match=r"\(30\) is labelled 7. Pass images of at least two"):
+        check_trainable(dataset)
+
+
+def test_grown_folder_keeps_what_was_held_out(tmp_path: Path) -> None:
+    """Where many images are, none that was tested on is trained on later, nor the other way."""
+    write_folder(tmp_path, draw_images(600))
+    small = load(tmp_path)
+    write_folder(tmp_path, draw_images(900))
+    grown = load(tmp_path)
+    for name, split in small.splits.items():
+        assert pixels_and_labels(split) <= pixels_and_labels(grown.splits[name])
+
+
+def test_parquet_beside_class_folders_is_left_out(tmp_path: Path) -> None:
+    """An index of the images does not replace them."""
+    write_parquet(write_folder(tmp_path) / "index.parquet")
+    dataset = load(tmp_path)
+    assert sum(len(split.labels) for split in dataset.splits.values()) == len(PNGS)
+    assert dataset.skipped == {"not_in_a_class_folder": 1}
+
+
+@pytest.mark.parametrize("status", ["throttled", "changed"])
+def test_fault_of_the_store_is_no_skip(
+    status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An outage does not turn into a smaller dataset."""
+
+    class Faulty(LocalStore):
+        def read(self, name: str, etag: str = "") -> bytes:
+            raise ObjectError(status, "The store asked to slow down.")
+
+    write_folder(tmp_path)
+    monkeypatch.setattr("mnist_ocr.training.labelled_scans.open_store", Faulty)
+    with pytest.raises(StorageUnreachableError, match=r"slow down\. Run the same command again"):
+        load(tmp_path)
 
 
 def test_digits_without_images_are_named_and_training_goes_on(
@@ -133,7 +179,8 @@ def test_digits_without_images_are_named_and_training_goes_on(
         np.bincount(split.labels, minlength=10)[[3, 5, 6, 8]].tolist()
         for split in (dataset.train, dataset.validation, dataset.test)
     ]
-    assert counts == [[0, 2, 1, 8], [0, 0, 1, 1], [0, 0, 1, 1]]
+    assert [count[:3] for count in counts] == [[0, 2, 1], [0, 0, 1], [0, 0, 1]]
+    assert sum(count[3] for count in counts) == 10
 
 
 def test_store_that_does_not_answer_is_no_skip(
