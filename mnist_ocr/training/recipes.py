@@ -80,7 +80,8 @@ class Recipe:
         return replace(limits, **{name: value * factor for name, value in vars(limits).items()})
 
 
-# Those but the last are the classifiers that this project grew out of, as they were described.
+# Those but the last are the classifiers that this project grew out of: their networks, optimisers
+# and learning rates; schedules and distortion are ours.
 RECIPES: dict[str, Recipe] = {
     "mlp-adam": Recipe(
         architecture="mlp-256-128",

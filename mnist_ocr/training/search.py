@@ -1,6 +1,6 @@
 """A search around a recipe: which configurations are tried, and what came of them.
 
-Nothing here knows Ray, which runs the trials (`tuning.py`).
+Nothing here knows Ray, which runs the trials (`trials.py`).
 """
 
 import csv

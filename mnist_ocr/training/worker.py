@@ -98,6 +98,7 @@ def _train(run: TrainingRun) -> TrainResult | None:
     note = content and restore_checkpoint(content, run.run_id, loop)
     if loop.rank == 0 and note:
         run.progress.put(note)
+    if loop.rank == 0 and loop.history:
         run.progress.put(list(loop.history))
     for _ in loop.run():
         _do_on_first(loop, lambda: _save_progress(run, store, loop))
