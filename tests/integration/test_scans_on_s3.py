@@ -15,8 +15,9 @@ def bucket(rclone_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     """A URI that this process may write to."""
     for name, value in rclone_server.environment.items():
         monkeypatch.setenv(name, value)
-    assert rclone_server.root is not None
-    (rclone_server.root / "digits").mkdir(exist_ok=True)
+    client = rclone_server.client()
+    if "digits" not in {each["Name"] for each in client.list_buckets()["Buckets"]}:
+        client.create_bucket(Bucket="digits")
     return "s3://digits"
 
 

@@ -214,15 +214,15 @@ def test_labelled_scans_in_a_bucket_refine_a_model(
     rclone_server: Any, trained: tuple[TrainResult, TrainConfig], tmp_path: Path
 ) -> None:
     """A folder of digits on S3 trains, from another model's weights; what is no scan is counted."""
-    assert rclone_server.root is not None
-    scans = rclone_server.root / "labelled" / "scans"
+    client = rclone_server.client()
+    client.create_bucket(Bucket="labelled")
     pages, labels = load_digit_pages()["test"]
     for i, (page, label) in enumerate(zip(pages[:150], labels[:150].tolist(), strict=True)):
-        path = scans / str(label) / f"{i}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(cv2.imencode(".png", 255 - page)[1].tobytes())
-    (scans / "0" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
-    (scans / "README.txt").write_text("scanned in 2026")
+        body = cv2.imencode(".png", 255 - page)[1].tobytes()
+        client.put_object(Bucket="labelled", Key=f"scans/{label}/{i}.png", Body=body)
+    broken = b"\x89PNG\r\n\x1a\nbroken"
+    client.put_object(Bucket="labelled", Key="scans/0/broken.png", Body=broken)
+    client.put_object(Bucket="labelled", Key="scans/README.txt", Body=b"scanned in 2026")
     config = TrainConfig(
         dataset="s3://labelled/scans",
         model_uri=str(tmp_path),
