@@ -141,12 +141,12 @@ def test_a_split_without_images_is_an_error(model: Path, monkeypatch: pytest.Mon
 
 
 def test_pictures_land_beside_the_model(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By default in a folder of the dataset's name; each is a picture."""
+    """By default in a folder named after dataset and split; each is a picture."""
     monkeypatch.setattr(evaluation, "render_png", render_png)
     model.mkdir()
     (model / "metrics.jsonl").write_text(format_history([METRICS]))
     pictures = evaluate(EvaluateConfig(model_uri=str(model), dataset="digits")).pictures
-    folder = model / "evaluation" / "digits"
+    folder = model / "evaluation" / "digits-test"
     assert list(pictures) == [str(folder / name) for name in ["curves.png", *PICTURES]]
     for picture in pictures:
         assert len(np.unique(cv2.imread(picture))) > 10, picture
