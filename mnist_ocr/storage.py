@@ -200,7 +200,7 @@ def resolve_uri(uri: str) -> str:
     """The one spelling of a folder's address: absolute if local, without a trailing slash."""
     if not uri:
         raise UsageError("The URI is empty. Pass a folder or an s3:// URI.")
-    if not uri.isprintable() and not uri.encode(errors="ignore").decode() == uri:
+    if uri.encode(errors="ignore").decode() != uri:
         raise UsageError(f"{uri!r} is not UTF-8. Rename the folder.")
     protocol, separator, rest = uri.removeprefix("file://").partition("://")
     if not separator:

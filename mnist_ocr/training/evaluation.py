@@ -69,7 +69,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
 
     Raises:
         UsageError: The model directory or the dataset is not one, the split has no images, or the
-            pictures cannot be written.
+            pictures cannot be written to the `output_uri` that was asked for.
         DatasetUnavailableError: The dataset cannot be downloaded.
         StorageUnreachableError: The store of the model, dataset or pictures does not answer.
     """

@@ -27,6 +27,7 @@ def follow_progress(tracker: RunTracker, num_epochs: int) -> Iterator[Queue]:
     progress = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
     def listen() -> None:
+        num_told = 0
         while True:
             try:
                 message = progress.get(timeout=SILENCE_S)
@@ -44,7 +45,9 @@ def follow_progress(tracker: RunTracker, num_epochs: int) -> Iterator[Queue]:
             if isinstance(message, str):
                 logger.info("%s", message)
                 continue
-            logger.info("%s", message[-1].format(num_epochs))
+            if len(message) > num_told:  # else workers have started again
+                num_told = len(message)
+                logger.info("%s", message[-1].format(num_epochs))
             try:
                 tracker.update(message)
             except (UsageError, StorageUnreachableError) as error:

@@ -62,7 +62,7 @@ class RunTracker:
     def update(self, history: Sequence[EpochMetrics]) -> None:
         """Record the epochs that are new; files are replaced whole, in one write each."""
         new = history[self._num_logged :]
-        self._num_logged = len(history)
+        self._num_logged = max(self._num_logged, len(history))  # epochs may be done again
         for metrics in new:
             values = asdict(metrics)
             for tag, name in SCALARS.items():

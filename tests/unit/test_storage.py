@@ -136,3 +136,9 @@ def test_spellings_of_a_folder_are_one(tmp_path: Path, monkeypatch: pytest.Monke
     spellings = ["scans", "scans/", "./scans", f"{tmp_path}/scans", f"file://{tmp_path}/scans/"]
     assert {resolve_uri(spelling) for spelling in spellings} == {f"{tmp_path}/scans"}
     assert resolve_uri("s3://bucket/scans/") == "s3://bucket/scans"
+
+
+def test_uri_that_is_not_utf8_is_refused() -> None:
+    """Its bytes could be neither printed nor written as JSON."""
+    with pytest.raises(UsageError, match="is not UTF-8"):
+        resolve_uri("models/\udcff")

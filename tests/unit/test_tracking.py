@@ -48,6 +48,15 @@ def test_epochs_are_recorded_once_as_they_come(tmp_path: Path) -> None:
     assert scalars["accuracy/validation"] == [(1, pytest.approx(0.9)), (2, pytest.approx(0.95))]
 
 
+def test_epochs_that_are_done_again_are_not_recorded_twice(tmp_path: Path) -> None:
+    """Workers that start again without the last checkpoint repeat an epoch."""
+    with RunTracker(LocalStore(str(tmp_path)), {}) as tracker:
+        for history in ([FIRST, SECOND], [FIRST], [FIRST, SECOND]):
+            tracker.update(history)
+    steps = [step for step, _ in read_scalars((tmp_path / EVENTS).parent)["loss/train"]]
+    assert steps == [1, 2]
+
+
 def test_continued_run_replaces_the_files(tmp_path: Path) -> None:
     """A second driver, told the whole history, leaves no epoch twice."""
     for history in ([FIRST], [FIRST, SECOND]):
