@@ -15,10 +15,10 @@ LABELS = [i % 10 for i in range(NUM_IMAGES)]
 
 
 def draw_images(count: int) -> list[bytes]:
-    """PNG files of MNIST's size that differ from one another."""
+    """PNG files in MNIST's geometry that differ from one another."""
     generator = np.random.default_rng(0)
     images = np.zeros((count, 28, 28), np.uint8)
-    images[:, 4:24, 4:24] = generator.integers(0, 256, (count, 20, 20), np.uint8)
+    images[:, 5:24, 5:24] = generator.integers(128, 256, (count, 19, 19), np.uint8)
     return [cv2.imencode(".png", image)[1].tobytes() for image in images]
 
 

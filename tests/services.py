@@ -148,5 +148,5 @@ def digit_images() -> np.ndarray:
     """(N, 28, 28) uint8 drawings that differ from one another."""
     generator = np.random.default_rng(0)
     images = np.zeros((256, 28, 28), np.uint8)
-    images[:, 4:24, 4:24] = generator.integers(0, 256, (256, 20, 20), np.uint8)
+    images[:, 5:24, 5:24] = generator.integers(128, 256, (256, 19, 19), np.uint8)
     return images

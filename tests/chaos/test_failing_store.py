@@ -78,7 +78,7 @@ def test_ten_seconds_of_503_are_ridden_out(
     rng = np.random.default_rng(0)
     for i in range(40):
         image = np.zeros((28, 28), np.uint8)
-        image[4:24, 4:24] = rng.integers(0, 256, (20, 20))
+        image[5:24, 5:24] = rng.integers(128, 256, (19, 19))
         body = cv2.imencode(".png", image)[1].tobytes()
         client.put_object(Bucket="outage", Key=f"scans/{i % 2}/{i}.png", Body=body)
     with failing_proxy(rclone_server, OUTAGE_S) as endpoint:

@@ -39,7 +39,7 @@ def save(folder: Path, architecture: str = "mlp-128") -> torch.nn.Module:
 @pytest.fixture
 def images() -> np.ndarray:
     images = np.zeros((700, 28, 28), np.uint8)  # more than one batch of the runtime
-    images[:, 4:24, 4:24] = np.random.default_rng(0).integers(0, 256, (700, 20, 20))
+    images[:, 5:24, 5:24] = np.random.default_rng(0).integers(128, 256, (700, 19, 19))
     return images
 
 
