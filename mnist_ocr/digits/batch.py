@@ -18,7 +18,12 @@ class ImageBatch:
     """N images on their way to the network; what could not be read keeps its place."""
 
     images: NDArray[np.uint8]
-    """(N, 28, 28), white ink on black; zeros where nothing was read."""
+    """(N, 28, 28), the canonical view: white ink on black, cleaned; zeros where nothing was read."""
+    raw: NDArray[np.uint8]
+    """(N, 28, 28), the raw view: the page in the same frame, not cleaned; the canonical view itself
+    where the page was in MNIST's form already."""
+    trust: NDArray[np.float32]
+    """(N,) from 0 to 1: how clearly ink stood out from paper; 1 for a page in MNIST's form."""
     status: list[str]
     """`ok`, `blank`, or why there is no image."""
     error: list[str | None]
@@ -40,7 +45,8 @@ def prepare_images(
         num_images: How many there are; they may come from an iterator.
     """
     images = np.zeros((num_images, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
-    batch = ImageBatch(images, [OK] * num_images, [None] * num_images)
+    trust = np.ones(num_images, np.float32)
+    batch = ImageBatch(images, images, trust, [OK] * num_images, [None] * num_images)
     is_raw = np.zeros(num_images, np.bool_)
     for i, content in enumerate(contents):
         try:
