@@ -80,21 +80,43 @@ def _build_mlp(hidden_sizes: Sequence[int]) -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(size, NUM_CLASSES))
 
 
-def _build_cnn(width: int) -> nn.Module:
-    """Build the compact CNN: a 5x5 stride-2 stem and four 3x3 layers.
-
-    With a width of 32: 141k parameters, 5.9 MMAC.
-    """
+def _build_cnn(layers: Sequence[str]) -> nn.Module:
+    """Build a stack of convolutions as `ARCHITECTURES` spells it, averaged over the picture."""
+    modules: list[nn.Module] = []
+    channels = 1
+    for layer in layers:
+        if layer == "p":
+            modules.append(nn.MaxPool2d(2))
+            continue
+        width, size, stride, is_residual = _parse_layer(layer)
+        convolution = _build_convolution(channels, width, kernel_size=size, stride=stride)
+        if is_residual:
+            modules += [Residual(*convolution), nn.ReLU(inplace=True)]
+        else:
+            modules += [*convolution, nn.ReLU(inplace=True)]
+        channels = width
     return nn.Sequential(
-        *_build_convolution(1, width, kernel_size=5, stride=2),  # (B, width, 14, 14)
-        *_build_convolution(width, width, kernel_size=3, stride=1),
-        *_build_convolution(width, 2 * width, kernel_size=3, stride=2),  # (B, 2 * width, 7, 7)
-        *_build_convolution(2 * width, 2 * width, kernel_size=3, stride=1),
-        *_build_convolution(2 * width, 4 * width, kernel_size=3, stride=2),  # (B, 4 * width, 4, 4)
-        nn.AvgPool2d(4),
-        nn.Flatten(),
-        nn.Linear(4 * width, NUM_CLASSES),
+        *modules, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, NUM_CLASSES)
     )
+
+
+def _parse_layer(layer: str) -> tuple[int, int, int, bool]:
+    """Channels, kernel size, stride, and whether what comes in is added to what comes out."""
+    match = re.fullmatch(_LAYER, layer)
+    assert match is not None, layer
+    channels, size, stride, residual = match.groups()
+    return int(channels), int(size[1:]) if size else 3, 2 if stride else 1, residual is not None
+
+
+class Residual(nn.Sequential):
+    """Layers whose input is added to their output (He et al. 2016)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        output = input
+        for layer in self:
+            output = layer(output)
+        return output + input
 
 
 def _build_convolution(
@@ -105,7 +127,6 @@ def _build_convolution(
     return [
         nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=False),
         GlobalBatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
     ]
 
 
@@ -125,9 +146,13 @@ def _build_lenet() -> nn.Module:
     )
 
 
-ARCHITECTURES = "mlp-SIZE[-SIZE...], lenet, cnn, cnn-WIDTH"
-"""The networks by name: a multilayer perceptron with hidden layers of these sizes, ...; WIDTH is
-the number of channels after the stem, 32 unless given."""
+ARCHITECTURES = "mlp-SIZE[-SIZE...], lenet, cnn, cnn-WIDTH, conv-LAYER[-LAYER...]"
+"""The networks by name: a multilayer perceptron with hidden layers of these sizes, ... WIDTH is the
+number of channels after the stem, 32 unless given; LAYER is the number of channels of a 3x3
+convolution, `x5` behind it makes it 5x5, `s2` gives it stride 2, `r` adds its input to its output;
+or it is `p`, maxima of 2x2."""
+
+_LAYER = r"([1-9]\d{0,3})(x[57])?(s2)?(r)?"
 
 
 def build_network(architecture: str) -> nn.Module:
@@ -142,14 +167,22 @@ def build_network(architecture: str) -> nn.Module:
     Raises:
         UsageError: The architecture is not known.
     """
-    if not re.fullmatch(r"mlp(-[1-9]\d{0,4})+|lenet|cnn(-[1-9]\d{0,3})?", architecture):
+    if not re.fullmatch(
+        rf"mlp(-[1-9]\d{{0,4}})+|lenet|cnn(-[1-9]\d{{0,3}})?|conv(-{_LAYER}|-p)+", architecture
+    ):
         raise UsageError(f"Unknown architecture {architecture!r}. Choose one of: {ARCHITECTURES}.")
     kind, *sizes = architecture.split("-")
     if kind == "mlp":
         return _build_mlp([int(size) for size in sizes])
     if kind == "lenet":
         return _build_lenet()
-    return _build_cnn(int(sizes[0]) if sizes else 32)
+    if kind == "conv":
+        return _build_cnn(sizes)
+    # a 5x5 stem and four 3x3 layers; with a width of 32: 141k parameters, 5.9 MMAC
+    width = int(sizes[0]) if sizes else 32
+    return _build_cnn(
+        [f"{width}x5s2", f"{width}", f"{2 * width}s2", f"{2 * width}", f"{4 * width}s2"]
+    )
 
 
 def count_parameters(network: nn.Module) -> int:

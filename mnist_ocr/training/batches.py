@@ -4,7 +4,7 @@ The images stay on the device as uint8; a batch is gathered and distorted there.
 distortion are drawn for the *global* batch from (seed, epoch, step), and each worker takes its own
 slice: the number of workers changes a run by float noise only, and a run can go on from any epoch.
 
-Shapes: B images of a batch on this worker.
+Shapes: B digits and O synthetic non-digits of a batch on this worker.
 """
 
 import math
@@ -17,6 +17,8 @@ from torch import Tensor
 
 from mnist_ocr.training.augmentation import BatchAugmenter
 from mnist_ocr.training.datasets import Split
+from mnist_ocr.training.draws import Draw, seed_generator
+from mnist_ocr.training.outliers import draw_outliers
 from mnist_ocr.training.recipes import Recipe
 
 
@@ -24,11 +26,11 @@ class Batch(NamedTuple):
     """This worker's part of a global batch."""
 
     inputs: Tensor
-    """(B, 1, 28, 28) float32 from 0 to 1, distorted."""
+    """(B + O, 1, 28, 28) float32 from 0 to 1, augmented: digits, then synthetic non-digits."""
     labels: Tensor
-    """(B,) int64."""
+    """(B,) int64, of the digits."""
     global_size: int
-    """Images of the batch over all workers."""
+    """Digits of the batch over all workers."""
 
 
 class BatchSource:
@@ -58,8 +60,10 @@ class BatchSource:
         self.labels = torch.tensor(train.labels, device=device)
         self.augmenter = None
         if (augmentation := recipe.build_augmentation()) is not None:
-            self.augmenter = BatchAugmenter(augmentation, device, seed)
+            self.augmenter = BatchAugmenter(augmentation, device)
         self.batch_size, self.seed = recipe.batch_size, seed
+        self.outlier_share = recipe.outlier_share
+        self.generator = torch.Generator(device)
         self.rank, self.world_size = rank, world_size
         batches_per_pass = math.ceil(len(train.labels) / recipe.batch_size)
         self.num_passes = math.ceil(recipe.min_steps_per_epoch / batches_per_pass)
@@ -71,14 +75,34 @@ class BatchSource:
         batches = torch.split(self.draw_order(epoch), self.batch_size)
         for step, indices in enumerate(batches):
             size = len(indices)
-            start = self.rank * size // self.world_size
-            own = indices[start : (self.rank + 1) * size // self.world_size]
-            inputs = scale(self.images[own])
-            if self.augmenter is not None:
-                inputs = self.augmenter(
-                    inputs, epoch=epoch, step=step, batch_size=size, offset=start
-                )
-            yield Batch(inputs, self.labels[own], size)
+            rows = self._take_share(size)
+            inputs = self._augment(scale(self.images[indices[rows]]), epoch, step, size)
+            if num_outliers := round(size * self.outlier_share):
+                outliers = self._draw_outliers(indices, num_outliers, epoch, step)
+                inputs = torch.cat([inputs, outliers])
+            yield Batch(inputs, self.labels[indices[rows]], size)
+
+    def _take_share(self, size: int) -> slice:
+        """This worker's rows of `size`."""
+        return slice(self.rank * size // self.world_size, (self.rank + 1) * size // self.world_size)
+
+    def _augment(self, inputs: Tensor, epoch: int, step: int, size: int, stream: int = 0) -> Tensor:
+        if self.augmenter is None:
+            return inputs
+        start = self._take_share(size).start
+        return self.augmenter(
+            inputs, (self.seed, epoch, step, stream), batch_size=size, offset=start
+        )
+
+    def _draw_outliers(self, indices: Tensor, count: int, epoch: int, step: int) -> Tensor:
+        """This worker's share of a batch's non-digits, made from the batch's first digits."""
+        rows = self._take_share(count)
+        first, second = (
+            scale(self.images[each[:count][rows]]) for each in (indices, indices.flip(0))
+        )
+        seed_generator(self.generator, self.seed, epoch, step, 1)
+        outliers = draw_outliers(first, second, Draw(self.generator, count, rows))
+        return self._augment(outliers, epoch, step, count, stream=2)
 
     def draw_order(self, epoch: int) -> Tensor:
         """Indices of an epoch's images, (images_per_epoch,) int64: each pass takes all of them."""

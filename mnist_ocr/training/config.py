@@ -64,10 +64,14 @@ class RecipeOverrides:
     """Share of the target spread over all ten digits."""
     normalization: Literal["dataset", "symmetric", "unit"] | None = None
     """Pixels to mean 0 and deviation 1, to -1..1, or to 0..1."""
-    augmentation: Literal["none", "mild", "full"] | None = None
-    """Random rotation, scaling, shear, shift and elastic distortion of training images."""
+    augmentation: str | None = None
+    """Of training images: none, mild, full (rotation, scaling, shear, shift, elastic distortion) or
+    heavy (on every second one also noise, blur, stray strokes and the like); heavy-no-FAMILY leaves
+    one family of those out."""
     augmentation_strength: float | None = None
     """Multiplies the distortion's limits."""
+    outlier_share: float | None = None
+    """Synthetic non-digits for each image, on which the network learns to be undecided."""
     precision: Literal["float32", "bfloat16"] | None = None
     """Of the forward and backward passes; bfloat16 is faster where the hardware has it."""
     min_steps_per_epoch: int | None = None
@@ -181,7 +185,7 @@ def _check_recipe(recipe: Recipe) -> None:
         _check_number(name, getattr(recipe, name), 1, math.inf)
     for name in ("weight_decay", "augmentation_strength"):
         _check_number(name, getattr(recipe, name), 0, math.inf)
-    for name in ("momentum", "ema_decay", "label_smoothing"):
+    for name in ("momentum", "ema_decay", "label_smoothing", "outlier_share"):
         _check_number(name, getattr(recipe, name), 0, 1)
     if not 0 < recipe.learning_rate < math.inf:
         raise UsageError(

@@ -200,12 +200,18 @@ class TrainingLoop:
                 self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"
             ):
                 logits = self.model(self._normalize(batch.inputs)).float()
+            logits, outlier_logits = logits.split(
+                [len(batch.labels), len(logits) - len(batch.labels)]
+            )
             loss = F.cross_entropy(
                 logits, batch.labels, reduction="sum", label_smoothing=self.recipe.label_smoothing
             )
+            # of a non-digit each digit is as likely (Hendrycks et al. 2019, outlier exposure)
+            doubt = -outlier_logits.log_softmax(1).mean(1).sum()
             self.optimizer.zero_grad()
             # DDP takes the mean of the workers' gradients: of sums, scaled so, it is the batch's.
-            (loss * (self.world_size / batch.global_size)).backward()  # type: ignore[no-untyped-call]
+            total = (loss + doubt) * (self.world_size / batch.global_size)
+            total.backward()
             self.optimizer.step()
             self._update_average(epoch * self.batches.steps_per_epoch + step)
             loss_sum += loss.detach()

@@ -8,6 +8,23 @@ PRECISIONS = ("float32", "bfloat16")
 NORMALIZATIONS = ("dataset", "symmetric", "unit")
 
 
+CORRUPTION_FAMILIES = (
+    "distortion",
+    "thickness",
+    "strokes",
+    "occlusion",
+    "convolution",
+    "background",
+    "resolution",
+    "blur",
+    "jitter",
+    "tone",
+    "noise",
+)
+"""What can befall a digit on its way to a scan: a distortion beyond the usual limits, and the
+functions in `corruptions`."""
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """How far a digit may be distorted; all but the elastic field are drawn uniformly."""
@@ -22,16 +39,29 @@ class Augmentation:
     """Shift either way along each axis, in pixels."""
     elastic_px: float
     """Standard deviation of the shift of a control point of the elastic field, in pixels."""
+    heavy_share: float = 0.0
+    """Share of the images that corruptions befall as well."""
+    families: tuple[str, ...] = ()
+    """Which corruptions: of `CORRUPTION_FAMILIES`."""
 
+
+_FULL = Augmentation(
+    max_rotation_deg=10, max_scaling=0.1, max_shear=0.1, max_shift_px=2.0, elastic_px=0.7
+)
+_HEAVY = replace(_FULL, heavy_share=0.5, families=CORRUPTION_FAMILIES)
 
 AUGMENTATIONS: dict[str, Augmentation | None] = {
     "none": None,
     "mild": Augmentation(
         max_rotation_deg=5, max_scaling=0.05, max_shear=0.05, max_shift_px=0.5, elastic_px=0.3
     ),
-    "full": Augmentation(
-        max_rotation_deg=10, max_scaling=0.1, max_shear=0.1, max_shift_px=2.0, elastic_px=0.7
-    ),
+    "full": _FULL,
+    "heavy": _HEAVY,
+} | {
+    f"heavy-no-{left_out}": replace(
+        _HEAVY, families=tuple(family for family in CORRUPTION_FAMILIES if family != left_out)
+    )
+    for left_out in CORRUPTION_FAMILIES
 }
 
 
@@ -66,6 +96,8 @@ class Recipe:
     """Random distortion of the training images: a name in `AUGMENTATIONS`."""
     augmentation_strength: float = 1.0
     """What the limits of the distortion are multiplied by."""
+    outlier_share: float = 0.0
+    """Synthetic non-digits for each image, on which the network learns to be undecided."""
     precision: str = "float32"
     """Of the forward and backward passes: `float32` or `bfloat16`; weights are float32."""
     min_steps_per_epoch: int = 25
@@ -77,7 +109,14 @@ class Recipe:
         if limits is None:
             return None
         factor = self.augmentation_strength
-        return replace(limits, **{name: value * factor for name, value in vars(limits).items()})
+        return replace(
+            limits,
+            max_rotation_deg=limits.max_rotation_deg * factor,
+            max_scaling=limits.max_scaling * factor,
+            max_shear=limits.max_shear * factor,
+            max_shift_px=limits.max_shift_px * factor,
+            elastic_px=limits.elastic_px * factor,
+        )
 
 
 # Those but the last are the classifiers that this project grew out of: their networks, optimisers

@@ -112,7 +112,8 @@ def propose_overrides(
             batch_size=generator.choice([size for size in batch_sizes if size <= num_images]),
         )
         if recipe.augmentation == "none":
-            proposal = replace(proposal, augmentation=generator.choice(list(AUGMENTATIONS)))
+            choices = [name for name in AUGMENTATIONS if "-no-" not in name]
+            proposal = replace(proposal, augmentation=generator.choice(choices))
         else:
             strength = round(recipe.augmentation_strength * generator.uniform(0.5, 1.5), 2)
             proposal = replace(proposal, augmentation_strength=strength)

@@ -73,3 +73,15 @@ def test_small_dataset_is_passed_over_several_times(split: Split) -> None:
     assert len(batches) == 6
     counts = torch.cat([batch.labels for batch in batches]).unique(return_counts=True)[1]
     assert counts.tolist() == [2] * NUM_IMAGES
+
+
+def test_non_digits_follow_the_digits(split: Split) -> None:
+    """A share of each batch, without labels, shared by the workers as the digits are."""
+    options = {"augmentation": "heavy", "outlier_share": 0.25}
+    whole = draw(split, **options)
+    shares = [draw(split, rank, 2, **options) for rank in range(2)]
+    for batch, *parts in zip(whole, *shares, strict=True):
+        num_outliers = len(batch.inputs) - len(batch.labels)
+        assert num_outliers == round(batch.global_size / 4)
+        outliers = torch.cat([part.inputs[len(part.labels) :] for part in parts])
+        torch.testing.assert_close(outliers, batch.inputs[len(batch.labels) :], atol=1e-5, rtol=0)

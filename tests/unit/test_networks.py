@@ -11,7 +11,9 @@ from mnist_ocr.digits.networks import (
 from mnist_ocr.errors import UsageError
 
 
-@pytest.mark.parametrize("architecture", ["mlp-8", "mlp-128-90-50", "lenet", "cnn", "cnn-8"])
+@pytest.mark.parametrize(
+    "architecture", ["mlp-8", "mlp-128-90-50", "lenet", "cnn", "cnn-8", "conv-4x5s2-8-8r-p-10"]
+)
 def test_every_network_maps_images_to_ten_logits(architecture: str) -> None:
     """Any number of images gives as many rows of ten finite logits, in either memory format."""
     torch.manual_seed(0)
@@ -28,6 +30,13 @@ def test_cnn_stays_compact() -> None:
     """The CNN keeps within the size that CPU labelling was planned for."""
     assert count_parameters(build_network("cnn")) <= 170_000
     assert count_mmacs(build_network("cnn")) <= 6
+
+
+def test_layers_are_as_they_are_spelt() -> None:
+    """`cnn-8` spelt out is the same network; maxima have no parameters, a sum neither."""
+    spelt = count_parameters(build_network("conv-8x5s2-8-16s2-16-32s2"))
+    assert spelt == count_parameters(build_network("cnn-8"))
+    assert spelt == count_parameters(build_network("conv-8x5s2-8r-p-16-16r-32s2"))
 
 
 def test_mlp_is_784_128_10() -> None:
@@ -51,7 +60,19 @@ def test_width_multiplies_the_channels() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet", "mlp", "mlp-0", "mlp-", "cnn-x", "cnn-8-8", "mlp-123456"]
+    "name",
+    [
+        "conv",
+        "conv-8x4",
+        "conv-p8",
+        "resnet",
+        "mlp",
+        "mlp-0",
+        "mlp-",
+        "cnn-x",
+        "cnn-8-8",
+        "mlp-123456",
+    ],
 )
 def test_unknown_architecture_names_the_known_ones(name: str) -> None:
     """A wrong name is answered with the right ones."""
