@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from mnist_ocr.digits.classifier import DigitClassifier, Predictions
 from mnist_ocr.errors import ObjectError, UsageError
 from mnist_ocr.storage import open_store
+from mnist_ocr.training.confidence_plots import plot_reliability, plot_risk_coverage
 from mnist_ocr.training.config import EvaluateConfig
 from mnist_ocr.training.datasets import Dataset, Split, load_dataset
 from mnist_ocr.training.digit_grids import plot_errors, plot_predictions
 from mnist_ocr.training.metrics import METRICS, EpochMetrics, parse_history
 from mnist_ocr.training.plots import plot_confusion, plot_curves, render_png
+from mnist_ocr.training.scores import Scores, compute_scores, judge_predictions
 
 logger = logging.getLogger(__name__)
 
@@ -37,13 +39,15 @@ class Evaluation:
     """For each digit 0-9, the share of its images read rightly; None if it has no images."""
     confusion: tuple[tuple[int, ...], ...]
     """10 x 10 counts: row is the true digit, column the one read."""
+    scores: Scores
+    """How far the confidence can be trusted."""
     images_per_s: float
     """Speed of reading, without loading."""
     pictures: tuple[str, ...]
     """The pictures' absolute paths or URIs."""
 
     def format(self) -> str:
-        """Lay out accuracy, recall and the confusion matrix for a person to read."""
+        """Lay out the confusion matrix, accuracy and scores for a person to read."""
         width = max(6, *(len(str(count)) + 1 for counts in self.confusion for count in counts))
         header = "true\\read" + "".join(f"{digit:>{width}}" for digit in range(10)) + "   recall"
         rows = [
@@ -58,14 +62,19 @@ class Evaluation:
             f"{self.accuracy:.2%} of {self.num_images:,} {self.dataset} "
             f"{_name_images(self.split)} read rightly{unread}, {self.images_per_s:,.0f} images/s"
         )
-        return "\n".join([header, *rows, summary, *self.pictures])
+        lines = [header, *rows, summary, self.scores.format()]
+        if num_unread:
+            lines.append(
+                "those not read are the least confident errors; NLL, Brier and ECE leave them out"
+            )
+        return "\n".join([*lines, *self.pictures])
 
 
 def evaluate(config: EvaluateConfig) -> Evaluation:
     """Read a dataset's images with a model, compare with their labels, and write pictures.
 
-    The pictures are `confusion.png`, `predictions.png`, `errors.png` and, if the model directory
-    records its training, `curves.png`.
+    The pictures are `confusion.png`, `reliability.png`, `risk_coverage.png`, `predictions.png`,
+    `errors.png` and, if the model directory records its training, `curves.png`.
 
     Raises:
         UsageError: The model directory or the dataset is not one, the split has no images, or the
@@ -95,6 +104,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
             r / n if n else None for r, n in zip(right.tolist(), num_images.tolist(), strict=True)
         ),
         confusion=tuple(tuple(row) for row in confusion.tolist()),
+        scores=compute_scores(labels, predictions),
         images_per_s=len(labels) / seconds,
         pictures=_write_pictures(config, Split(images, labels), predictions),
     )
@@ -129,6 +139,8 @@ def _write_pictures(
     (images, labels), digits, which = split, predictions.digit, _name_images(config.split)
     model_uri = config.model_uri.rstrip("/")
     source = f"{which} of {config.dataset_name}  ·  {model_uri}"
+    confidences, is_right = judge_predictions(labels, predictions)
+    is_read = digits >= 0
     figures = {
         "confusion.png": plot_confusion(
             count_confusion(labels, digits),
@@ -136,6 +148,8 @@ def _write_pictures(
             f"{(digits == labels).mean():.2%} of {len(labels):,} {which} read rightly",
             source,
         ),
+        "reliability.png": plot_reliability(confidences[is_read], is_right[is_read], source),
+        "risk_coverage.png": plot_risk_coverage(confidences, is_right, source),
         "predictions.png": plot_predictions(images, labels, digits, source),
         "errors.png": plot_errors(images, labels, digits, predictions.confidence, source),
     }

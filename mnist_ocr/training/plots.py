@@ -123,17 +123,13 @@ def _plot_panel(
             epochs, values, color=colors[name], marker=marker, markersize=3.5, linewidth=1.8,
             markerfacecolor="white" if name == "train" else None, clip_on=False, label=name,
         )  # fmt: skip
-    _scale_logarithmically(panel, [value for values in curves.values() for value in values], unit)
+    scale_logarithmically(panel, [value for values in curves.values() for value in values], unit)
     margin = 0.5 if len(epochs) == 1 else 0.02 * (epochs[-1] - epochs[0])
     panel.set_xlim(epochs[0] - margin, epochs[-1] + margin)
     round_epochs = MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]).tick_values(1, epochs[-1])
     panel.set_xticks([1, *(epoch for epoch in round_epochs if 1 < epoch <= epochs[-1])])
     panel.set_xlabel("epoch", color=GREY, fontsize=TEXT_PT)
-    panel.tick_params(which="both", length=0, labelsize=SMALL_PT, labelcolor=GREY, pad=6)
-    panel.grid(axis="y", color=PALE, linewidth=1)
-    panel.set_axisbelow(True)
-    for side, spine in panel.spines.items():
-        spine.set(visible=side == "bottom", color=GREY, linewidth=0.8)
+    style_panel(panel)
 
     ends = {name: panel.transData.transform((epochs[-1], v[-1])) for name, v in curves.items()}
     low, high = sorted(ends, key=lambda name: float(ends[name][1]))
@@ -147,7 +143,16 @@ def _plot_panel(
         )  # fmt: skip
 
 
-def _scale_logarithmically(panel: Axes, values: Sequence[float], unit: str) -> None:
+def style_panel(panel: Axes) -> None:
+    """Leave of the axes what one reads: pale lines, grey numbers, the bottom."""
+    panel.tick_params(which="both", length=0, labelsize=SMALL_PT, labelcolor=GREY, pad=6)
+    panel.grid(axis="y", color=PALE, linewidth=1)
+    panel.set_axisbelow(True)
+    for side, spine in panel.spines.items():
+        spine.set(visible=side == "bottom", color=GREY, linewidth=0.8)
+
+
+def scale_logarithmically(panel: Axes, values: Sequence[float], unit: str) -> None:
     """Make the y axis logarithmic, down to 0 if a value is 0, with few and round ticks."""
     positive = [value for value in values if value > 0] or [1.0]
     low, high = min(positive) / 1.4, max(positive) * 1.4
@@ -160,7 +165,7 @@ def _scale_logarithmically(panel: Axes, values: Sequence[float], unit: str) -> N
     panel.set_ylim(low, high)
     panel.yaxis.set_major_locator(FixedLocator(ticks))
     panel.yaxis.set_minor_locator(NullLocator())
-    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}{unit}"))
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}{unit}"))
 
 
 def _round_numbers(low: float, high: float) -> list[float]:

@@ -16,7 +16,13 @@ from mnist_ocr.training.evaluation import Evaluation, count_confusion, evaluate
 from mnist_ocr.training.metrics import EpochMetrics, format_history
 from mnist_ocr.training.plots import render_png
 
-PICTURES = ["confusion.png", "predictions.png", "errors.png"]
+PICTURES = [
+    "confusion.png",
+    "reliability.png",
+    "risk_coverage.png",
+    "predictions.png",
+    "errors.png",
+]
 METRICS = EpochMetrics(
     epoch=1,
     train_loss=0.5,
@@ -46,8 +52,11 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             return FakeClassifier()
 
         def predict(self, images: np.ndarray) -> SimpleNamespace:
-            confidence = np.full(len(images), 0.9, np.float32)
-            return SimpleNamespace(digit=digits[images[:, 0, 0]], confidence=confidence)
+            read = digits[images[:, 0, 0]]
+            confidence = np.where(read < 0, np.nan, 0.9).astype(np.float32)
+            probabilities = np.where(np.arange(10) == read[:, None], 0.91, 0.01)
+            probabilities[read < 0] = np.nan
+            return SimpleNamespace(digit=read, confidence=confidence, probabilities=probabilities)
 
     def build_split(start: int, stop: int) -> Split:
         """The first pixel of each image is its place in `digits`."""
@@ -83,9 +92,15 @@ def test_accuracy_recall_and_confusion_count_the_same_images(evaluated: Evaluati
 
 def test_evaluation_is_json(evaluated: Evaluation) -> None:
     """The result survives JSON unchanged, but for tuples."""
-    result = json.loads(json.dumps(asdict(evaluated)))
+    result = json.loads(json.dumps(asdict(evaluated), allow_nan=False))
     assert result["accuracy"] == evaluated.accuracy
     assert result["confusion"] == [list(row) for row in evaluated.confusion]
+    assert result["scores"]["selective"][1] == {
+        "coverage": 95,
+        "num_images": 19,
+        "num_errors": 1,
+        "error_rate": 1 / 19,
+    }
 
 
 def test_format_shows_every_count_in_its_place(evaluated: Evaluation) -> None:
@@ -99,7 +114,11 @@ def test_format_shows_every_count_in_its_place(evaluated: Evaluation) -> None:
     assert rows[3][-1] == "50.00%"
     summary = "90.00% of 20 digits test images read rightly, 1 not read at all, "
     assert lines[11].startswith(summary)
-    assert lines[12:] == list(evaluated.pictures)
+    assert lines[12].startswith("NLL 0.3317 nats · Brier ")
+    assert lines[13] == "most confident 99%: 2 errors in 20 (10.00%)"
+    assert lines[14] == "most confident 95%:  1 error in 19 (5.26%)"
+    assert lines[15].startswith("those not read are the least confident errors")
+    assert lines[16:] == list(evaluated.pictures)
 
 
 def test_format_keeps_large_counts_apart(evaluated: Evaluation) -> None:

@@ -8,6 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from mnist_ocr.training.confidence_plots import plot_reliability, plot_risk_coverage
 from mnist_ocr.training.digit_grids import (
     MAX_ERRORS,
     plot_errors,
@@ -75,6 +76,7 @@ def all_pages(source: str) -> dict[str, Figure]:
     confidences = np.ones(400, np.float32)
     unread = np.full(400, -1, np.int8)
     one = LABELS == 3
+    sure, right = 1 - np.random.default_rng(0).random(30_000) ** 9 / 2, np.arange(30_000) > 90
     return {
         "1 epoch": plot_curves(build_history([0.02]), source),
         "3 epochs": plot_curves(build_history([0.3, 0.28, 0.27]), source),
@@ -89,6 +91,14 @@ def all_pages(source: str) -> dict[str, Figure]:
         "all wrong": plot_predictions(IMAGES, LABELS, misread(400), source),
         "none read": plot_predictions(IMAGES, LABELS, unread, source),
         "one digit": plot_predictions(IMAGES[one], LABELS[one], misread(0)[one], source),
+        "many confidences": plot_reliability(sure, right, source),
+        "overconfident": plot_reliability(np.ones(400), LABELS > 3, source),
+        "3 confidences": plot_reliability(np.array([0, 0.5, 1]), right[90:93], source),
+        "nothing read": plot_reliability(np.zeros(0), np.zeros(0, bool), source),
+        "risk of many": plot_risk_coverage(sure, right, source),
+        "risk of 3": plot_risk_coverage(sure[:3], right[90:93], source),
+        "risk of 1": plot_risk_coverage(sure[:1], right[:1], source),
+        "no risk": plot_risk_coverage(np.ones(400), LABELS >= 0, source),
         "samples": plot_samples(IMAGES, LABELS, counts, source),
     }
 
