@@ -2,9 +2,10 @@
 
     .venv/bin/python benchmarks/canonicalize.py --data-root data --model-uri models/cnn
 
-Times are the best of five, on one thread. Poor scans are made of MNIST's validation images, dark
-ink on light paper; their accuracy is compared with that of the same images as they are. With
-`--test`, they are made of its test images: for reporting, once. The last line of stdout is JSON.
+Times are the best of twenty, on one thread, for both views. Poor scans are made of MNIST's
+validation images, dark ink on light paper; accuracy of either view alone is compared with that of
+the same images as they are. With `--test`, they are made of its test images, and scikit-learn's
+digits are read as well: for reporting, once. The last line of stdout is JSON.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from machine import describe_machine
 from numpy.typing import NDArray
 
 from mnist_ocr.digits.batch import prepare_images
-from mnist_ocr.digits.canonical import canonicalize_page, is_canonical
+from mnist_ocr.digits.canonical import is_canonical
 from mnist_ocr.digits.classifier import DigitClassifier
 from mnist_ocr.training.config import DatasetConfig
 from mnist_ocr.training.datasets import load_dataset, load_digit_pages
@@ -37,6 +38,8 @@ FAMILIES: dict[str, dict[str, object]] = {
     "tight crop": {**PAPER, "fill": (1.0, 1.0)},
     "small on a large page": {**PAPER, "size": 256, "fill": (0.12, 0.3)},
     "28x28": {**PAPER, "size": 28},
+    "28x28, noise": {"size": 28, "noise": 12.0},
+    "28x28, ruled lines": {**PAPER, "size": 28, "ruled": True, "fill": (0.4, 0.7)},
 }
 
 
@@ -55,60 +58,67 @@ def main() -> None:
     classifier = DigitClassifier.load(arguments.model_uri, num_threads=1)
 
     def measure(pages: Sequence[Image], truth: NDArray[np.int64]) -> dict[str, float]:
-        predictions = classifier.predict(pages)
-        return {
-            "accuracy": float((predictions.digit == truth).mean()),
-            "blank": float((predictions.status == "blank").mean()),
+        batch = prepare_images(pages, len(pages))
+        views = {"canonical": batch.images, "raw": batch.raw}
+        accuracy = {
+            name: (classifier.logits(view).argmax(1) == truth)[batch.is_ok].sum() / len(pages)
+            for name, view in views.items()
         }
+        trust = float(np.median(batch.trust))
+        result = {**accuracy, "blank": 1 - batch.is_ok.mean(), "trust": trust}
+        return {name: round(float(value), 4) for name, value in result.items()}
 
     scans = {"as they are": measure(list(digits), labels)}
-    blank = {}
+    empty = {}
     for name, options in FAMILIES.items():
         generator = np.random.default_rng(7)
         scans[name] = measure([draw_page(im, generator, **options) for im in digits], labels)
-        empty = np.zeros((28, 28), np.uint8)
-        pages = [draw_page(empty, generator, **options) for _ in range(200)]
-        blank[name] = measure(pages, np.zeros(200, np.int64))["blank"]
-        print(name, scans[name], "blank pages found:", blank[name], file=sys.stderr)
-    uci = [np.concatenate(arrays) for arrays in zip(*load_digit_pages().values(), strict=True)]
+        nothing = np.zeros((28, 28), np.uint8)
+        pages = [draw_page(nothing, generator, **options) for _ in range(200)]
+        empty[name] = measure(pages, np.full(200, -1))
+    for size in (8, 12, 16, 20):
+        pages = [shrink_ink(digit, size) for digit in digits]
+        scans[f"{size}x{size}, filled by ink"] = measure(pages, labels)
+    for name, result in scans.items():
+        blank = f" · empty pages: {empty[name]}" if name in empty else ""
+        print(f"{name}: {result}{blank}", file=sys.stderr)
     document = {
         "machine": describe_machine(),
         "split": "test" if arguments.test else "validation",
         "mnist_unchanged": float(is_canonical(split.images).mean()),
-        "uci_digits": measure(list(uci[0]), uci[1]),
         "scans": scans,
-        "blank_pages_found": blank,
+        "empty_pages": empty,
         "times_us": measure_times(split.images),
     }
+    if arguments.test:
+        parts = zip(*load_digit_pages().values(), strict=True)
+        uci_pages, uci_labels = (np.concatenate(arrays) for arrays in parts)
+        document["uci_digits"] = measure(list(uci_pages), uci_labels)
     print(json.dumps(document))
 
 
 def measure_times(images: Image) -> dict[str, float]:
-    """Microseconds an image: batches in MNIST's form, and single pages of several sizes."""
+    """Microseconds an image for both views: MNIST's own, and pages of several sizes."""
     many = images[:2000]
     pngs = [cv2.imencode(".png", image)[1].tobytes() for image in many]
     times = {
-        "28x28 of MNIST, batch of arrays": best_us(lambda: prepare_images(list(many), 2000), 2000),
-        "28x28 of MNIST, batch of PNGs": best_us(lambda: prepare_images(pngs, 2000), 2000),
-        "28x28 of MNIST, one": best_us(lambda: [canonicalize_page(im) for im in many], 2000),
-        "28x28 of MNIST, moved": best_us(
-            lambda: [canonicalize_page(np.roll(im, 2, 0)) for im in many], 2000
-        ),
+        "28x28 of MNIST": best_us(lambda: prepare_images(list(many), 2000), 2000),
+        "28x28 of MNIST, PNGs": best_us(lambda: prepare_images(pngs, 2000), 2000),
     }
+    generator = np.random.default_rng(7)
+    pages = {"28x28 of MNIST, moved": [np.roll(image, 2, 0) for image in many[:50]]}
     for size in (28, 64, 128, 256, 1024):
-        generator = np.random.default_rng(7)
-        pages = [draw_page(im, generator, size=size, **PAPER) for im in many[:50]]
-        pages = [cv2.resize(page, (size, size)) for page in pages]
-        times[f"{size}x{size} scan"] = best_us(
-            lambda p=pages: [canonicalize_page(x) for x in p], 50
-        )
+        options = {**PAPER, "size": size}
+        pages[f"{size}x{size} scan"] = [draw_page(im, generator, **options) for im in many[:50]]
+    for name, some in pages.items():
+        times[name] = best_us(lambda some=some: prepare_images(some, len(some)), len(some))
     return {name: round(value, 2) for name, value in times.items()}
 
 
 def best_us(function: Callable[[], object], count: int) -> float:
-    """The best of five runs, in microseconds for each of `count` images."""
+    """The best of twenty runs, in microseconds for each of `count` images."""
     times = []
-    for _ in range(5):
+    for _ in range(20):
         start = time.perf_counter()
         function()
         times.append(time.perf_counter() - start)
@@ -161,6 +171,19 @@ def draw_page(
         encoded = cv2.imencode(".jpg", page, [cv2.IMWRITE_JPEG_QUALITY, jpeg])[1]
         page = cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE)
     return np.asarray(page, np.uint8)
+
+
+def shrink_ink(digit: Image, size: int) -> Image:
+    """The digit's box, square, as `size` pixels a side of 17 grey levels: bright on black."""
+    left, top, width, height = cv2.boundingRect(digit)
+    longer = max(width, height)
+    box = np.zeros((longer, longer), np.float32)
+    above, before = (longer - height) // 2, (longer - width) // 2
+    box[above : above + height, before : before + width] = digit[
+        top : top + height, left : left + width
+    ]
+    small = cv2.resize(box, (size, size), interpolation=cv2.INTER_AREA)
+    return (np.rint(small / 255 * 16) * 255 / 16).astype(np.uint8)
 
 
 def draw_ink(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_ocr.digits.canonical import IMAGE_SIZE, is_canonical, redraw_page
+from mnist_ocr.digits.canonical import IMAGE_SIZE, is_canonical, view_page
 from mnist_ocr.digits.decoding import UnreadableImageError, decode_image
 from mnist_ocr.errors import ObjectError
 
@@ -18,7 +18,7 @@ class ImageBatch:
     """N images on their way to the network; what could not be read keeps its place."""
 
     images: NDArray[np.uint8]
-    """(N, 28, 28), the canonical view: white ink on black, cleaned; zeros where nothing was read."""
+    """(N, 28, 28), the canonical view: white ink on black, cleaned; zeros where there is none."""
     raw: NDArray[np.uint8]
     """(N, 28, 28), the raw view: the page in the same frame, not cleaned; the canonical view itself
     where the page was in MNIST's form already."""
@@ -44,22 +44,23 @@ def prepare_images(
         contents: `num_images` encoded images, grey (H, W) uint8 pages, or reasons why not.
         num_images: How many there are; they may come from an iterator.
     """
-    images = np.zeros((num_images, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+    shape = (num_images, IMAGE_SIZE, IMAGE_SIZE)
+    images, raw = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
     trust = np.ones(num_images, np.float32)
-    batch = ImageBatch(images, images, trust, [OK] * num_images, [None] * num_images)
-    is_raw = np.zeros(num_images, np.bool_)
+    batch = ImageBatch(images, raw, trust, [OK] * num_images, [None] * num_images)
+    is_framed = np.zeros(num_images, np.bool_)
     for i, content in enumerate(contents):
         try:
             if isinstance(content, ObjectError):
                 raise content
             page = decode_image(content) if isinstance(content, bytes) else content
-            is_raw[i] = page.shape == (IMAGE_SIZE, IMAGE_SIZE)
-            images[i] = page if is_raw[i] else redraw_page(page)
+            is_framed[i] = page.shape == (IMAGE_SIZE, IMAGE_SIZE)
+            images[i], raw[i], trust[i] = (page, page, 1) if is_framed[i] else view_page(page)
         except (ObjectError, UnreadableImageError) as reason:
             batch.status[i], batch.error[i] = reason.status, str(reason)
     # all at once: MNIST's own images, the many, cost next to nothing
-    for i in np.flatnonzero(is_raw & ~is_canonical(images)).tolist():
-        images[i] = redraw_page(images[i])
+    for i in np.flatnonzero(is_framed & ~is_canonical(images)).tolist():
+        images[i], raw[i], trust[i] = view_page(images[i])
     for i in np.flatnonzero(~images.any((1, 2))).tolist():
         if batch.status[i] == OK:
             batch.status[i], batch.error[i] = BLANK, "The page is blank: no ink stands out on it."

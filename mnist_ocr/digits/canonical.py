@@ -7,13 +7,15 @@ other the ink is first told from the paper (`cleaning`).
 """
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from cv2.typing import MatLike
 from numpy.typing import NDArray
 
-from mnist_ocr.digits.cleaning import extract_ink
+from mnist_ocr.digits.cleaning import Ink, extract_ink
 
 IMAGE_SIZE = 28
 """Side of an MNIST image, in pixels."""
@@ -40,6 +42,18 @@ PREPROCESSING_VERSION = 2
 Image = NDArray[np.uint8]
 
 
+class View(NamedTuple):
+    """A page in MNIST's frame, twice: (28, 28) uint8 each, white ink on black."""
+
+    canonical: Image
+    """The ink alone, in MNIST's geometry; all zeros for a blank page."""
+    raw: Image
+    """The page with all that is on it: as it is if it has 28x28 pixels, else cut out around the
+    ink, which takes 20 of the 28 pixels and lies as in the canonical view."""
+    trust: float
+    """From 0 to 1: how clearly ink stands out; 1 for a page in MNIST's form, 0 for a blank one."""
+
+
 def canonicalize_page(page: Image) -> Image:
     """A grey page of any size as an MNIST image.
 
@@ -51,13 +65,19 @@ def canonicalize_page(page: Image) -> Image:
     """
     if page.shape == (IMAGE_SIZE, IMAGE_SIZE) and is_canonical(page[None])[0]:
         return page
-    return redraw_page(page)
+    return view_page(page).canonical
 
 
-def redraw_page(page: Image) -> Image:
-    """`canonicalize_page` for a page that `is_canonical` has turned down."""
-    ink = extract_ink(page)
-    return np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.uint8) if ink is None else fit_ink(ink)
+def view_page(page: Image) -> View:
+    """Both views of a page that `is_canonical` has turned down."""
+    found = extract_ink(page)
+    if found is None:
+        blank = np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+        return View(blank, blank, 0.0)
+    image, window = fit_ink(found.ink)
+    if page.shape == (IMAGE_SIZE, IMAGE_SIZE):
+        return View(image, np.asarray(found.page, np.uint8), found.trust)
+    return View(image, _cut_out(found, *window), found.trust)
 
 
 def is_canonical(images: Image) -> NDArray[np.bool_]:
@@ -82,30 +102,65 @@ def is_canonical(images: Image) -> NDArray[np.bool_]:
     return np.asarray(is_right & (longer <= INK_SIZE) & (longer >= INK_SIZE - 1))
 
 
-def fit_ink(ink: Image) -> Image:
+def fit_ink(ink: MatLike) -> tuple[Image, tuple[float, float, float]]:
     """Scale and place ink as MNIST does.
 
     Args:
-        ink: (H, W) uint8, paper 0; H and W at least 1.
+        ink: (H, W) uint8, paper 0; H and W at least 1, and at least one pixel is not 0.
 
     Returns:
-        (28, 28) uint8; all zeros where there is none.
+        (28, 28) uint8; and the top, left and side of the square of the page, in its pixels, that
+        it shows.
     """
+    _, brightest, _, _ = cv2.minMaxLoc(ink)
+    left, top, width, height = cv2.boundingRect(ink)
+    scaled: MatLike = ink[top : top + height, left : left + width]
+    if not INK_SIZE - 1 <= max(width, height) <= INK_SIZE:
+        left, top, width, height = _find_box(ink, MIN_INK * brightest / 255)
+        scaled = _scale(ink[top : top + height, left : left + width])
+        _, brightest, _, _ = cv2.minMaxLoc(scaled)
+    if brightest < MIN_PEAK:
+        scaled = cv2.convertScaleAbs(scaled, alpha=255 / brightest)
     image = np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.uint8)
-    brightest = int(ink.max())
-    if brightest == 0:
-        return image
-    crop = _crop(ink, 0)
-    if not INK_SIZE - 1 <= max(crop.shape) <= INK_SIZE:
-        crop = _scale(_crop(crop, MIN_INK * brightest // 255))
-    peak = int(crop.max())
-    scaled = crop if peak >= MIN_PEAK else cv2.convertScaleAbs(crop, alpha=255 / peak)
-    height, width = scaled.shape
+    tall, wide = scaled.shape
     moments = cv2.moments(scaled)
-    top = _clip(_shift(moments["m01"] / moments["m00"]), IMAGE_SIZE - height)
-    left = _clip(_shift(moments["m10"] / moments["m00"]), IMAGE_SIZE - width)
-    image[top : top + height, left : left + width] = scaled
-    return image
+    y = _clip(_shift(moments["m01"] / moments["m00"]), IMAGE_SIZE - tall)
+    x = _clip(_shift(moments["m10"] / moments["m00"]), IMAGE_SIZE - wide)
+    image[y : y + tall, x : x + wide] = scaled
+    pixel = max(width, height) / INK_SIZE
+    top_of_frame = top + height / 2 - pixel * (y + tall / 2)
+    left_of_frame = left + width / 2 - pixel * (x + wide / 2)
+    return image, (top_of_frame, left_of_frame, pixel * IMAGE_SIZE)
+
+
+def _cut_out(found: Ink, top: float, left: float, side: float) -> Image:
+    """A square of the page, which may reach beyond it, as (28, 28)."""
+    height, width = found.page.shape
+    x, y, wide, tall = cv2.boundingRect(found.ink)
+    border, paper = cv2.BORDER_REPLICATE, 0.0  # so that no edge appears
+    if x == 0 or y == 0 or x + wide == width or y + tall == height:  # strokes would be drawn out
+        border = cv2.BORDER_CONSTANT
+        paper = cv2.mean(found.page, mask=cv2.inRange(found.ink, (0,), (0,)))[0]
+    frame = (IMAGE_SIZE, IMAGE_SIZE)
+    if side < IMAGE_SIZE:
+        pixel = side / IMAGE_SIZE
+        to_page = np.array(
+            [[pixel, 0, left + (pixel - 1) / 2], [0, pixel, top + (pixel - 1) / 2]], np.float32
+        )
+        flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+        image = cv2.warpAffine(
+            found.page, to_page, frame, flags=flags, borderMode=border, borderValue=(paper,)
+        )
+    else:
+        first_y, first_x, size = round(top), round(left), round(side)
+        cut = found.page[max(0, first_y) : first_y + size, max(0, first_x) : first_x + size]
+        above, below = max(0, -first_y), max(0, first_y + size - height)
+        before, after = max(0, -first_x), max(0, first_x + size - width)
+        cut = cv2.copyMakeBorder(cut, above, below, before, after, border, value=(paper,))
+        image = cv2.resize(cut, frame, interpolation=cv2.INTER_AREA)
+    low, high, _, _ = cv2.minMaxLoc(image)
+    gain = 255 / max(high - low, 1)
+    return np.asarray(cv2.convertScaleAbs(image, alpha=gain, beta=-low * gain), np.uint8)
 
 
 def _scale(crop: MatLike) -> MatLike:
@@ -119,17 +174,21 @@ def _scale(crop: MatLike) -> MatLike:
         height, width = height + 2, width + 2
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     interpolation = cv2.INTER_LANCZOS4 if scale > 1 else cv2.INTER_AREA
-    scaled = np.maximum(cv2.resize(scaled, size, interpolation=interpolation), 0)
+    scaled = cv2.resize(scaled, size, interpolation=interpolation)
+    if scale > 1:
+        scaled = np.maximum(scaled, 0)
     # brightened after averaging, so that a stroke of one pixel on a large page is still ink
-    image = cv2.convertScaleAbs(scaled, alpha=SATURATION * 255 / float(scaled.max()))
-    return _crop(image, 30)[:INK_SIZE, :INK_SIZE] if scale > 1 else image
+    _, brightest, _, _ = cv2.minMaxLoc(scaled)
+    image = cv2.convertScaleAbs(scaled, alpha=SATURATION * 255 / brightest)
+    if scale > 1:
+        left, top, width, height = _find_box(image, 30)
+        image = image[top : top + height, left : left + width][:INK_SIZE, :INK_SIZE]
+    return image
 
 
-def _crop(ink: MatLike, threshold: float) -> MatLike:
-    """The bounding box of what is brighter."""
-    _, mask = cv2.threshold(ink, threshold, 1, cv2.THRESH_BINARY)
-    left, top, width, height = cv2.boundingRect(mask)
-    return ink[top : top + height, left : left + width]
+def _find_box(ink: MatLike, threshold: float) -> Sequence[int]:
+    """Left, top, width and height of the bounding box of what is brighter."""
+    return cv2.boundingRect(cv2.threshold(ink, threshold, 1, cv2.THRESH_BINARY)[1])
 
 
 def _shift(centre_of_mass: float) -> int:

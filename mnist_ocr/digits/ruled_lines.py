@@ -14,7 +14,7 @@ MIN_LENGTH, EDGE_TO_EDGE = 0.85, 0.97
 """Length of a line over the page's: a side of a box; a ruled line, which the page cuts off."""
 
 MAX_THICKNESS = 0.06
-"""Mean thickness of a line over the page's other side."""
+"""Thickness of a line over the page's other side."""
 
 
 def find_lines(ink: MatLike, mask: MatLike, threshold: float) -> MatLike | None:
@@ -28,7 +28,9 @@ def find_lines(ink: MatLike, mask: MatLike, threshold: float) -> MatLike | None:
     Returns:
         (h, w) uint8, 1 on lines but where a stroke crosses them; None where there are none.
     """
-    if min(mask.shape) < MIN_SIDE:
+    height, width = mask.shape
+    _, _, wide, tall = cv2.boundingRect(mask)
+    if min(height, width) < MIN_SIDE or (wide < MIN_LENGTH * width and tall < MIN_LENGTH * height):
         return None
     across, num_across, num_across_cut = _find_horizontal(ink, mask, threshold)
     down, num_down, num_down_cut = _find_horizontal(
@@ -60,9 +62,13 @@ def _find_horizontal(ink: MatLike, mask: MatLike, threshold: float) -> tuple[Mat
     is_line = np.zeros(num_parts, np.bool_)
     num_cut, thickest = 0, 1
     for i in range(1, num_parts):  # a handful
-        _, top, length, tall, area = stats[i]
-        thickness = area / length
-        if length < MIN_LENGTH * width or thickness > max(1.5, MAX_THICKNESS * height):
+        left, top, length, tall, _ = stats[i]
+        if length < MIN_LENGTH * width:
+            continue
+        part = labels[top : top + tall, left : left + length] == i
+        # a quantile, as the better part of it may be broad strokes
+        thickness = np.partition(part.sum(0), length // 4)[length // 4]
+        if thickness > max(1.5, MAX_THICKNESS * height):
             continue
         # averaging has lengthened it
         columns = np.flatnonzero(ink[top : top + tall].max(0) > 1.5 * threshold)

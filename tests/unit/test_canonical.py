@@ -1,5 +1,6 @@
 """MNIST's geometry, and the ink on any page."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -137,7 +138,7 @@ def test_page_is_done_once(page: np.ndarray) -> None:
 @given(pages)
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_polarity_does_not_matter(page: np.ndarray) -> None:
-    """The negative of a page gives the same image, but for rounding."""
+    """The negative of ink on lit, grainy paper gives the same image, but for rounding."""
     assert correlate(canonicalize_page(255 - page), canonicalize_page(page)) > 0.99
 
 
@@ -157,12 +158,34 @@ def test_brightness_does_not_matter(
 def test_place_and_padding_do_not_matter(
     drawing: np.ndarray, top: int, bottom: int, left: int, right: int
 ) -> None:
-    """More paper on any side gives the same image: the same bits while the page is not shrunk."""
+    """Clean ink, moved or with more paper, gives the same bits while the page is not shrunk."""
     padded = np.pad(drawing, ((top, bottom), (left, right)))
     first, second = canonicalize_page(drawing), canonicalize_page(padded)
     if max(padded.shape) <= 128:
         assert (first == second).all()
     assert correlate(first, second) > 0.6
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("move", [np.flipud, np.fliplr, np.rot90, np.transpose])
+def test_what_makes_another_digit_is_left(
+    name: str, move: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    """A page turned or mirrored gives the image turned or mirrored: a 6 never becomes a 9."""
+    page = lay_on_paper(draw(name, 60, 6), seed=0)
+    assert correlate(canonicalize_page(move(page)), move(canonicalize_page(page))) > 0.9
+
+
+@given(st.floats(-0.6, 0.6))
+@settings(max_examples=20, deadline=None, derandomize=True)
+def test_slant_is_left(slant: float) -> None:
+    """A leaning stroke leans as much as before: a 1 and a 7 differ in little else."""
+    page = np.zeros((120, 120), np.uint8)
+    half = round(40 * slant)
+    cv2.line(page, (60 - half, 20), (60 + half, 100), 255, 6)
+    height, width = ink_box(canonicalize_page(page))
+    before_height, before_width = ink_box(page)
+    assert width / height == pytest.approx(before_width / before_height, abs=0.1)
 
 
 @pytest.mark.parametrize("name", SHAPES)
