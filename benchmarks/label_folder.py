@@ -62,6 +62,7 @@ def write_inputs(folder: Path, data_root: str) -> None:
     """MNIST's 60,000 training images as PNG files, and an untrained MLP: speed is measured."""
     import torch
 
+    from mnist_ocr.digits.calibration import Calibration
     from mnist_ocr.digits.model import save_model
     from mnist_ocr.digits.networks import build_network
     from mnist_ocr.training.config import DatasetConfig
@@ -79,7 +80,7 @@ def write_inputs(folder: Path, data_root: str) -> None:
         architecture="mlp-128",
         mean=0.1307,
         std=0.3081,
-        temperature=1.0,
+        calibration=Calibration(),
         metrics={},
         training={},
         data={},

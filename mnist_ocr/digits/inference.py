@@ -2,7 +2,8 @@
 
 images         (N, 28, 28) uint8, white ink on black
 logits         (N, 10) float32
-probabilities  (N, 10) float32 = softmax(logits / temperature)
+probabilities  (N, 10) float32 = softmax(logits / temperature), of one view; what both views and the
+               confidence come to is `calibration`'s
 """
 
 import io
@@ -48,13 +49,13 @@ class TorchRuntime:
         info = model.info
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model = DigitModel(
-            network, mean=info.mean, std=info.std, temperature=info.temperature
+            network, mean=info.mean, std=info.std, temperature=info.calibration.temperature
         ).to(self._device)
         self._model.to(memory_format=torch.channels_last).eval()
 
     @torch.inference_mode()
-    def run(self, images: NDArray[np.uint8], output: str) -> NDArray[np.float32]:
-        """(N, 28, 28) uint8 -> (N, 10) float32 `logits` or `probabilities`."""
+    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(N, 28, 28) uint8 -> (N, 10) float32 logits."""
         results = np.empty((len(images), 10), np.float32)
         for start in range(0, len(images), self.BATCH_SIZE):
             # images out of Ray's object store are read-only, which torch warns of
@@ -63,9 +64,8 @@ class TorchRuntime:
             )
             if self._device.type == "cuda":
                 batch = batch.pin_memory().to(self._device, non_blocking=True)
-            logits, probabilities = self._model(batch)
-            wanted = logits if output == "logits" else probabilities
-            results[start : start + len(batch)] = wanted.cpu().numpy()
+            logits, _ = self._model(batch)
+            results[start : start + len(batch)] = logits.cpu().numpy()
         return results
 
 

@@ -2,8 +2,8 @@
 
     models/cnn/
       model.safetensors   weights of the network
-      model.onnx          the same network for CPU, normalisation and calibration inside
-      model.json          architecture, preprocessing, normalisation, temperature, metrics, training
+      model.onnx          the same network for CPU, normalisation and temperature inside
+      model.json          architecture, preprocessing, normalisation, calibration, metrics, training
                           config, data, versions, sha256 of both files; written last
 
 No pickle anywhere. Importing this module does not import torch.
@@ -14,8 +14,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mnist_ocr.digits.calibration import Calibration
 from mnist_ocr.digits.canonical import PREPROCESSING_VERSION
 from mnist_ocr.errors import ObjectError, UsageError
 from mnist_ocr.storage import Store, open_store
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 WEIGHTS, ONNX, INFO = "model.safetensors", "model.onnx", "model.json"
+
+PRETRAINED = Path(__file__).parents[1] / "pretrained"
+"""The model directory that comes with the package."""
 
 VERSIONED_PACKAGES = ("mnist-ocr", "numpy", "onnxruntime", "opencv-python-headless", "torch")
 """The packages on whose versions a prediction can depend."""
@@ -39,8 +44,8 @@ class ModelInfo:
     """Mean of the training pixels, in 0-1: inputs are (pixel / 255 - mean) / std."""
     std: float
     """Standard deviation of the training pixels, in 0-1."""
-    temperature: float
-    """Probabilities are softmax(logits / temperature)."""
+    calibration: Calibration
+    """From logits to probabilities and confidence."""
     preprocessing_version: int = PREPROCESSING_VERSION
     """Version of decoding and canonicalising that the training images went through."""
     metrics: Mapping[str, Any]
@@ -76,7 +81,7 @@ def save_model(
     architecture: str,
     mean: float,
     std: float,
-    temperature: float,
+    calibration: Calibration,
     metrics: Mapping[str, Any],
     training: Mapping[str, Any],
     data: Mapping[str, Any],
@@ -89,7 +94,7 @@ def save_model(
         architecture: Name in `networks.ARCHITECTURES`.
         mean: Of the pixels, in 0-1.
         std: Of the pixels, in 0-1.
-        temperature: From `calibration.fit_temperature`.
+        calibration: From `training.calibrating.fit_calibration`.
         metrics: JSON-able; what was measured, on which split.
         training: JSON-able; the training config.
         data: JSON-able; the data set, its split and hash.
@@ -104,13 +109,15 @@ def save_model(
     state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
     files = {
         WEIGHTS: safetensors.torch.save(state),
-        ONNX: export_onnx(DigitModel(network, mean=mean, std=std, temperature=temperature)),
+        ONNX: export_onnx(
+            DigitModel(network, mean=mean, std=std, temperature=calibration.temperature)
+        ),
     }
     info = ModelInfo(
         architecture=architecture,
         mean=mean,
         std=std,
-        temperature=temperature,
+        calibration=calibration,
         metrics=metrics,
         training=training,
         data=data,
@@ -124,18 +131,28 @@ def save_model(
     return Model(info, hashlib.sha256(files[INFO]).hexdigest(), files[WEIGHTS], files[ONNX])
 
 
-def load_model(model_uri: str) -> Model:
+def load_model(model_uri: str | None = None) -> Model:
     """Read and check a model directory.
+
+    Args:
+        model_uri: Local or on any store; None for the model that comes with the package.
 
     Raises:
         UsageError: it is not a model directory, it is damaged, or this package's preprocessing is
             not the one that the model was trained with.
     """
-    store = open_store(model_uri)
+    if model_uri is None and not (PRETRAINED / INFO).exists():
+        raise UsageError(
+            "No model: this copy of mnist-ocr comes without one. "
+            "Pass --model-uri with a directory that `mnist-ocr train` has written."
+        )
+    store = open_store(model_uri or str(PRETRAINED))
     content = _read_file(store, INFO)
     try:
-        info = ModelInfo(**json.loads(content))
-    except (ValueError, TypeError) as error:
+        fields = json.loads(content)
+        fields["calibration"] = Calibration.from_json(fields["calibration"])
+        info = ModelInfo(**fields)
+    except (ValueError, TypeError, KeyError) as error:
         raise UsageError(
             f"{store.uri_of(INFO)} is not a model description: {error}. Train the model again."
         ) from error

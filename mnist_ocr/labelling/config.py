@@ -12,7 +12,7 @@ MAX_SHARD_SIZE = 65536
 class LabelConfig:
     """Label every image of a folder or bucket: Parquet, one row per object, resumable.
 
-    Example: mnist-ocr label s3://bucket/scans/ s3://bucket/labels/ --model-uri models/cnn
+    Example: mnist-ocr label s3://bucket/scans/ s3://bucket/labels/ --max-risk 0.01
     """
 
     input_uri: str
@@ -20,9 +20,11 @@ class LabelConfig:
     output_uri: str
     """Folder for the Parquet files, local or s3://; the same command resumes what is there."""
     model_uri: str | None = None
-    """Required: a model directory that `mnist-ocr train` has written, local or s3://."""
-    min_confidence: float = 0.99
-    """Rows of at least this confidence are `accepted`."""
+    """A model directory that `mnist-ocr train` has written, local or s3://; default the model that
+    comes with mnist-ocr."""
+    max_risk: float = 0.001
+    """With 95% confidence at most this share of the `accepted` labels is wrong, on images like
+    those that the model was calibrated on; no row is accepted if they do not bear it out."""
     extensions: tuple[str, ...] = ()
     """Only objects that end so, e.g. .png .jpg; none given: every object."""
     num_actors: int | None = None
@@ -32,16 +34,12 @@ class LabelConfig:
     shard_size: int = 8192
     """Most images per Parquet file, the unit of work and of resuming; the first are smaller."""
     max_error_rate: float | None = None
-    """Exit with 3 if a larger share of the rows has a status other than ok or blank."""
+    """Exit with 3 if a larger share of the rows are errors: not ok, blank or not_a_digit."""
 
     def __post_init__(self) -> None:
         """Check each value by itself."""
-        if not self.model_uri:
-            raise UsageError(
-                "No model: pass --model-uri with a directory that `mnist-ocr train` has written."
-            )
-        if not 0 <= self.min_confidence <= 1:
-            raise UsageError(f"min_confidence is {self.min_confidence}: give one from 0 to 1.")
+        if not 0 < self.max_risk < 1:
+            raise UsageError(f"max_risk is {self.max_risk}: give one between 0 and 1.")
         if self.num_actors is not None and self.num_actors < 1:
             raise UsageError(f"num_actors is {self.num_actors}: give 1 or more.")
         if self.num_gpus_per_actor is not None and not 0 <= self.num_gpus_per_actor <= 1:

@@ -22,7 +22,9 @@ class Job:
     output_uri: str
     extensions: tuple[str, ...]
     shard_size: int
-    min_confidence: float
+    max_risk: float
+    threshold: float | None
+    """Confidence from which on rows are accepted: the model's for `max_risk`, if it has one."""
     model_sha256: str
     preprocessing_version: int
     versions: dict[str, str]
@@ -37,13 +39,15 @@ class Job:
 
 def describe_job(config: LabelConfig, model: Model, source: Store, output: Store) -> Job:
     """The job that a run asks for."""
+    threshold = model.info.calibration.find_threshold(config.max_risk)
     return Job(
         job_id=uuid4().hex,
         input_uri=source.uri,
         output_uri=output.uri,
         extensions=config.extensions,
         shard_size=config.shard_size,
-        min_confidence=config.min_confidence,
+        max_risk=config.max_risk,
+        threshold=threshold.confidence if threshold else None,
         model_sha256=model.sha256,
         preprocessing_version=PREPROCESSING_VERSION,
         versions=package_versions(),

@@ -12,6 +12,8 @@ import ray
 import ray.exceptions
 
 from mnist_ocr.digits.batch import BLANK, OK
+from mnist_ocr.digits.calibration import Calibration
+from mnist_ocr.digits.classifier import NOT_A_DIGIT
 from mnist_ocr.digits.model import load_model
 from mnist_ocr.errors import ObjectError, UsageError
 from mnist_ocr.labelling.config import LabelConfig
@@ -38,6 +40,7 @@ class LabelSummary:
     versions: dict[str, str]
     num_images: int
     num_shards: int
+    num_accepted: int
     statuses: dict[str, int]
     """Rows by status."""
     requests_per_image: float
@@ -50,7 +53,7 @@ class LabelSummary:
 
     @property
     def error_rate(self) -> float:
-        """Share of the rows whose status is neither ok nor blank."""
+        """Share of the rows whose status is neither ok, blank nor not_a_digit."""
         return count_errors(self.statuses) / self.num_images
 
 
@@ -69,12 +72,13 @@ def label(
     """
     started = monotonic()
     source, output = open_store(config.input_uri), open_store(config.output_uri)
-    assert config.model_uri, "LabelConfig checks it"
     model = load_model(config.model_uri)
     job, is_new = _find_job(describe_job(config, model, source, output), source, output)
     if not is_new and (summary := read_summary(output)):
         logger.info("%s is complete: nothing left to do.", output.uri)
         return replace(summary, num_images_this_run=0, wall_s=monotonic() - started)
+    if job.threshold is None:
+        logger.warning("%s", explain_no_threshold(config.max_risk, model.info.calibration))
     check_input(source, config.extensions)  # when resuming, too: a disk may not be mounted
     finished = [] if is_new else list_finished_shards(output)
     connect_ray()
@@ -112,6 +116,7 @@ def label(
         versions=job.versions,
         num_images=progress.num_done,
         num_shards=len(receipts),
+        num_accepted=sum(receipt.num_accepted for receipt in receipts),
         statuses=dict(sum((Counter(r.statuses) for r in receipts), Counter())),
         requests_per_image=sum(r.num_requests for r in receipts) / progress.num_done,
         num_images_this_run=num_this_run,
@@ -142,8 +147,20 @@ def read_summary(output: Store) -> LabelSummary | None:
 
 
 def count_errors(statuses: Mapping[str, int]) -> int:
-    """Rows whose status is neither ok nor blank."""
-    return sum(count for status, count in statuses.items() if status not in {OK, BLANK})
+    """Rows whose status is neither ok, blank nor not_a_digit."""
+    return sum(
+        count for status, count in statuses.items() if status not in {OK, BLANK, NOT_A_DIGIT}
+    )
+
+
+def explain_no_threshold(max_risk: float, calibration: Calibration) -> str:
+    """What a person should know where a model cannot promise a risk."""
+    min_risk = calibration.min_risk
+    remedy = f"pass --max-risk {min_risk:g} or more" if min_risk else "train on more images"
+    return (
+        "No row will be accepted: the images that the model was calibrated on are too few, or its "
+        f"errors on them too many, to promise a risk of {max_risk:g}; {remedy}."
+    )
 
 
 def plan_workers(config: LabelConfig, cluster: Mapping[str, float]) -> tuple[int, float]:

@@ -10,14 +10,14 @@ On a GPU cluster CPU tasks read, actors that hold the GPUs predict, and CPU task
     ManifestSource -> read_shard_images -> DigitPredictor -> write_shard_predictions
 
 Everywhere one row is one shard, and one block one row, so that nothing can split or merge shards;
-its images are one binary value of 784 bytes each. Why not Ray Data's own readers and writers:
-docs/design.md.
+its images are one binary value of 784 bytes each, and raw views travel only where they differ. Why
+not Ray Data's own readers and writers: docs/design.md.
 """
 
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any
@@ -33,7 +33,12 @@ from ray.data.datasource import Datasource, ReadTask
 
 from mnist_ocr.digits.batch import ImageBatch
 from mnist_ocr.digits.canonical import IMAGE_SIZE
-from mnist_ocr.digits.classifier import NUM_CLASSES, DigitClassifier, Predictions
+from mnist_ocr.digits.classifier import (
+    NUM_CLASSES,
+    DigitClassifier,
+    Predictions,
+    find_differing,
+)
 from mnist_ocr.digits.model import Model
 from mnist_ocr.labelling.job import Job
 from mnist_ocr.labelling.manifest import iterate_shards, read_shard
@@ -171,33 +176,54 @@ class ShardLabeller:
 
 
 def read_shard_images(row: pa.Table, job: Job) -> pa.Table:
-    """A shard number in; its `images`, `status` and `error` out."""
+    """A shard number in; its `ImageBatch` out, of the raw views those that differ."""
     shard = _value(row, "shard")
     source, output = _stores(job)
     batch = read_images(source, read_shard(output, shard))
-    return _shard_row(shard, "images", batch.images, batch.status, batch.error)
+    differing = np.flatnonzero(find_differing(batch))
+    arrays: dict[str, NDArray[Any]] = {
+        "images": batch.images,
+        "raw": batch.raw[differing],
+        "differing": differing,
+        "trust": batch.trust,
+    }
+    return _shard_row(shard, arrays, batch.status, batch.error)
 
 
 class DigitPredictor:
-    """A shard's `images` in, its `probabilities` out."""
+    """A shard's `ImageBatch` in, its `probabilities` and `confidence` out."""
 
     def __init__(self, model: Model) -> None:
         self._classifier = DigitClassifier(model, runtime="torch")
 
     def __call__(self, row: pa.Table) -> pa.Table:
         """Predict a shard."""
-        images = _array(row, "images", np.uint8).reshape(-1, IMAGE_SIZE, IMAGE_SIZE)
-        batch = ImageBatch(images, _value(row, "status"), _value(row, "error"))
-        probabilities = self._classifier.predict_batch(batch).probabilities
-        shard = _value(row, "shard")
-        return _shard_row(shard, "probabilities", probabilities, batch.status, batch.error)
+        images, raw = (
+            _array(row, name, np.uint8).reshape(-1, IMAGE_SIZE, IMAGE_SIZE)
+            for name in ("images", "raw")
+        )
+        if len(raw):
+            differing_raw, raw = raw, images.copy()
+            raw[_array(row, "differing", np.int64)] = differing_raw
+        else:
+            raw = images
+        trust = _array(row, "trust", np.float32)
+        batch = ImageBatch(images, raw, trust, _value(row, "status"), _value(row, "error"))
+        predictions = self._classifier.predict_batch(batch)
+        arrays = {
+            "probabilities": predictions.probabilities,
+            "confidence": predictions.confidence,
+        }
+        status = predictions.status.tolist()
+        return _shard_row(_value(row, "shard"), arrays, status, predictions.error)
 
 
 def write_shard_predictions(row: pa.Table, job: Job) -> pa.Table:
-    """A shard's `probabilities` in; its Parquet file, and its receipt, out."""
+    """A shard's predictions in; its Parquet file, and its receipt, out."""
     shard = _value(row, "shard")
-    predictions = Predictions.from_probabilities(
+    predictions = Predictions.build(
         _array(row, "probabilities", np.float32).reshape(-1, NUM_CLASSES),
+        _array(row, "confidence", np.float32),
         _value(row, "status"),
         _value(row, "error"),
     )
@@ -218,12 +244,18 @@ def _stores(job: Job) -> tuple[Store, Store]:
 
 
 def _shard_row(
-    shard: int, name: str, array: NDArray[Any], status: list[str], error: list[str | None]
+    shard: int,
+    arrays: Mapping[str, NDArray[Any]],
+    status: list[str],
+    error: list[str | None],
 ) -> pa.Table:
     return pa.table(
         {
             "shard": [shard],
-            name: pa.array([array.tobytes()], pa.large_binary()),
+            **{
+                name: pa.array([array.tobytes()], pa.large_binary())
+                for name, array in arrays.items()
+            },
             "status": [status],
             "error": pa.array([error], pa.list_(pa.string())),
         }

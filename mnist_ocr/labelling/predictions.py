@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from mnist_ocr.digits.batch import OK
 from mnist_ocr.digits.classifier import NUM_CLASSES, Predictions
 
 SCHEMA = pa.schema(
@@ -31,7 +32,7 @@ METADATA_KEY = b"mnist_ocr"
 
 
 def build_table(
-    ids: pa.ChunkedArray, paths: pa.ChunkedArray, predictions: Predictions, min_confidence: float
+    ids: pa.ChunkedArray, paths: pa.ChunkedArray, predictions: Predictions, threshold: float | None
 ) -> pa.Table:
     """One row per image, in the order given.
 
@@ -39,9 +40,12 @@ def build_table(
         ids: N manifest ids, int64.
         paths: N absolute URIs, string.
         predictions: Of N images.
-        min_confidence: `accepted` is true from here on.
+        threshold: Confidence from which on rows of status `ok` are accepted; None for no row.
     """
     unread = np.isnan(predictions.confidence)
+    accepted = (predictions.status == OK) & (
+        predictions.confidence >= np.float32(np.inf if threshold is None else threshold)
+    )
     probabilities = pa.FixedSizeListArray.from_arrays(
         pa.array(predictions.probabilities.reshape(-1)), NUM_CLASSES, mask=pa.array(unread)
     )
@@ -51,7 +55,7 @@ def build_table(
         pa.array(predictions.digit, mask=unread),
         pa.array(predictions.confidence, mask=unread),
         probabilities,
-        pa.array(~unread & (predictions.confidence >= min_confidence)),
+        pa.array(accepted),
         pa.array(predictions.status.tolist()).dictionary_encode(),
         pa.array(predictions.error, pa.string()),
     ]

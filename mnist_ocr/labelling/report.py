@@ -25,7 +25,7 @@ class Progress:
     num_images: int | None = None
     """Rows there will be; None while the listing goes on."""
     num_errors: int = 0
-    """Rows of this run whose status is neither ok nor blank."""
+    """Rows of this run whose status is neither ok, blank nor not_a_digit."""
 
 
 class ProgressDisplay:

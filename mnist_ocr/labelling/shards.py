@@ -12,6 +12,7 @@ from socket import gethostname
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mnist_ocr.digits.batch import ImageBatch, prepare_images
 from mnist_ocr.digits.classifier import Predictions
@@ -36,6 +37,7 @@ class Receipt:
     num_images: int
     num_requests: int
     """Objects fetched; those too large for an image are not."""
+    num_accepted: int
     statuses: dict[str, int]
     """Rows by status."""
 
@@ -74,8 +76,9 @@ def write_predictions(
     assert len(predictions.status) == len(rows), "a shard was split on its way"
     statuses = Counter(predictions.status.tolist())
     num_requests = sum(size <= MAX_BYTES for size in rows["size"].to_pylist())
-    receipt = Receipt(shard, len(rows), num_requests, dict(statuses))
-    table = build_table(rows["id"], rows["path"], predictions, job.min_confidence)
+    table = build_table(rows["id"], rows["path"], predictions, job.threshold)
+    num_accepted = pc.sum(table["accepted"], min_count=0).as_py()
+    receipt = Receipt(shard, len(rows), num_requests, num_accepted, dict(statuses))
     metadata: dict[str, Any] = {
         "job_id": job.job_id,
         "model_sha256": job.model_sha256,

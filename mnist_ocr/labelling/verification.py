@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mnist_ocr.digits.batch import OK
+from mnist_ocr.digits.classifier import NOT_A_DIGIT
 from mnist_ocr.errors import UsageError
 from mnist_ocr.labelling.config import VerifyConfig
 from mnist_ocr.labelling.job import JOB, Job, read_job
@@ -118,10 +119,18 @@ def _check_shard(
             problems.append(f"{name}: column {column} differs from the manifest.")
     if metadata.get("rows_sha256") != digest_rows(table):
         problems.append(f"{name}: the rows do not have their sha256: the file is damaged.")
-    read = pc.equal(table["status"].cast(pa.string()), OK)
+    status = table["status"].cast(pa.string())
+    read = pc.is_in(status, pa.array([OK, NOT_A_DIGIT]))
     for column in ("digit", "confidence", "probabilities"):
         if not table[column].is_valid().equals(read):
-            problems.append(f"{name}: {column} must be there just where the status is {OK}.")
+            problems.append(f"{name}: {column} must be there just where an image was read.")
+    if job.threshold is None:
+        wanted = pc.and_(read, False)
+    else:
+        sure = pc.greater_equal(table["confidence"], pa.scalar(job.threshold, pa.float32()))
+        wanted = pc.and_(pc.equal(status, OK), sure.fill_null(False))
+    if not table["accepted"].equals(wanted):
+        problems.append(f"{name}: accepted does not follow from status and confidence.")
     return Counter(table["status"].to_pylist())
 
 

@@ -10,9 +10,9 @@ from mnist_ocr.training.recipes import (
     NORMALIZATIONS,
     OPTIMIZERS,
     PRECISIONS,
-    RECIPES,
     SCHEDULES,
     Recipe,
+    get_recipe,
 )
 
 
@@ -157,17 +157,6 @@ class TrainConfig(DatasetConfig):
     def build_recipe(self) -> Recipe:
         """The recipe, with this config's own values in place of the recipe's."""
         return self.override.apply_to(get_recipe(self.recipe))
-
-
-def get_recipe(name: str) -> Recipe:
-    """The recipe of that name.
-
-    Raises:
-        UsageError: There is none.
-    """
-    if name not in RECIPES:
-        raise UsageError(f"Unknown recipe {name!r}. Choose one of: {', '.join(RECIPES)}.")
-    return RECIPES[name]
 
 
 def _check_recipe(recipe: Recipe) -> None:

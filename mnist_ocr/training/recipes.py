@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+from mnist_ocr.errors import UsageError
+
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "linear", "one-cycle")
 PRECISIONS = ("float32", "bfloat16")
@@ -196,3 +198,14 @@ RECIPES: dict[str, Recipe] = {
         precision="bfloat16",
     ),
 }
+
+
+def get_recipe(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+        UsageError: There is none.
+    """
+    if name not in RECIPES:
+        raise UsageError(f"Unknown recipe {name!r}. Choose one of: {', '.join(RECIPES)}.")
+    return RECIPES[name]

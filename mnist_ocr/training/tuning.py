@@ -12,8 +12,9 @@ from dataclasses import asdict
 
 from mnist_ocr.errors import JobFailedError, UsageError
 from mnist_ocr.storage import open_store
-from mnist_ocr.training.config import RecipeOverrides, TuneConfig, get_recipe
+from mnist_ocr.training.config import RecipeOverrides, TuneConfig
 from mnist_ocr.training.datasets import Dataset, check_trainable, load_dataset
+from mnist_ocr.training.recipes import get_recipe
 from mnist_ocr.training.search import (
     Tuning,
     format_command,

@@ -1,7 +1,7 @@
 """What runs on each worker of Ray Train: the loop, a checkpoint per epoch, the model at the end.
 
-All workers hold the same weights. Worker 0 alone writes: it saves the state after each epoch, fits
-the temperature after the last, reads the test images once, and writes the model directory.
+All workers hold the same weights. Worker 0 alone writes: it saves the state after each epoch,
+calibrates after the last, reads the test images once, and writes the model directory.
 """
 
 import socket
@@ -15,11 +15,11 @@ import torch
 import torch.distributed as dist
 from ray.util.queue import Queue
 
-from mnist_ocr.digits.calibration import fit_temperature
 from mnist_ocr.digits.model import Model, save_model
 from mnist_ocr.digits.networks import count_parameters
 from mnist_ocr.errors import ObjectError, StorageUnreachableError, UsageError
 from mnist_ocr.storage import Store, open_store
+from mnist_ocr.training.calibrating import fit_calibration
 from mnist_ocr.training.checkpoints import read_checkpoint, restore_checkpoint, save_checkpoint
 from mnist_ocr.training.config import TrainConfig
 from mnist_ocr.training.datasets import Dataset
@@ -45,8 +45,9 @@ class TrainResult:
     """Share of the test images read rightly, by the averaged weights after the last epoch."""
     validation_accuracy: float
     validation_loss: float
-    """Mean cross-entropy in nats, before the temperature."""
-    temperature: float
+    """Mean cross-entropy in nats, before calibration."""
+    min_risk: float | None
+    """Smallest --max-risk at which `label` accepts any row; None if there is none."""
     images_per_s: float
     """Training speed of the last epoch, over all workers."""
     train_s: float
@@ -134,8 +135,7 @@ def _save_progress(run: TrainingRun, store: Store, loop: TrainingLoop) -> None:
 
 def _save_result(run: TrainingRun, dataset: Dataset, loop: TrainingLoop) -> TrainResult:
     """Calibrate on validation, read the test images once, write the model directory."""
-    logits = loop.compute_logits(dataset.validation.images)
-    temperature = fit_temperature(logits, dataset.validation.labels)
+    calibration = fit_calibration(loop.compute_logits, dataset.validation, run.config.seed)
     test_digits = loop.compute_logits(dataset.test.images).argmax(1)
     last = loop.history[-1]
     result = TrainResult(
@@ -148,7 +148,7 @@ def _save_result(run: TrainingRun, dataset: Dataset, loop: TrainingLoop) -> Trai
         test_accuracy=float((test_digits == dataset.test.labels).mean()),
         validation_accuracy=last.validation_accuracy,
         validation_loss=last.validation_loss,
-        temperature=temperature,
+        min_risk=calibration.min_risk,
         images_per_s=last.images_per_s,
         train_s=sum(metrics.seconds for metrics in loop.history),
     )
@@ -160,7 +160,7 @@ def _save_result(run: TrainingRun, dataset: Dataset, loop: TrainingLoop) -> Trai
         architecture=run.recipe.architecture,
         mean=loop.mean,
         std=loop.std,
-        temperature=temperature,
+        calibration=calibration,
         metrics=asdict(result),
         training={**config, "recipe": {"name": run.config.recipe, **asdict(run.recipe)}},
         data=dataset.describe(),

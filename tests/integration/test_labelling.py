@@ -60,7 +60,8 @@ def test_every_file_has_one_row_with_the_classifiers_prediction(
     np.testing.assert_allclose(
         np.stack(rows["probabilities"]), predictions.probabilities, atol=1e-5
     )
-    assert rows["accepted"].tolist() == (rows["confidence"] >= 0.99).tolist()
+    assert rows["accepted"].tolist() == (rows["confidence"] >= np.float32(0.15)).tolist()
+    assert 0 < summary.num_accepted == rows["accepted"].sum() < 256
     assert (summary.num_images, summary.num_shards) == (256, 4)
     assert summary.requests_per_image == 1
     assert verify(VerifyConfig(str(tmp_path / "out"))).problems == []
@@ -104,15 +105,22 @@ def test_bad_files_are_rows(scans: Path, tmp_path: Path, model_uri: str) -> None
 def test_gpu_pipeline_writes_the_same_rows(scans: Path, tmp_path: Path, model_uri: str) -> None:
     """Reading, predicting and writing apart, with a GPU's share per actor, changes no label."""
     (scans / "empty.png").write_bytes(b"")
+    for i in range(9):  # whose raw view is another than the canonical one
+        page = np.full((60, 50), 220, np.uint8)
+        page[10:50, 10 + 3 * i : 14 + 3 * i] = 40 + 5 * i
+        page[0, ::2] = 90
+        (scans / f"page-{i}.png").write_bytes(cv2.imencode(".png", page)[1].tobytes())
     label(config_for(scans, tmp_path / "fused", model_uri))
     label(config_for(scans, tmp_path / "staged", model_uri, num_gpus_per_actor=0.5, num_actors=1))
     fused, staged = read_rows(tmp_path / "fused"), read_rows(tmp_path / "staged")
-    exact = ["id", "path", "digit", "status", "error"]
+    exact = ["id", "path", "digit", "accepted", "status", "error"]
     pd.testing.assert_frame_equal(fused[exact], staged[exact])
     read = fused["status"] == "ok"
     np.testing.assert_allclose(
         np.stack(fused["probabilities"][read]), np.stack(staged["probabilities"][read]), atol=1e-5
     )
+    np.testing.assert_allclose(fused["confidence"][read], staged["confidence"][read], atol=1e-5)
+    assert read.sum() == 256 + 9
     assert verify(VerifyConfig(str(tmp_path / "staged"))).problems == []
 
 
@@ -177,8 +185,8 @@ def test_finished_job_is_not_done_again(scans: Path, tmp_path: Path, model_uri: 
 def test_another_job_may_not_add_to_the_output(scans: Path, tmp_path: Path, model_uri: str) -> None:
     """A run that differs in anything a row depends on is refused, with what differs."""
     label(config_for(scans, tmp_path / "out", model_uri))
-    with pytest.raises(UsageError, match=r"min_confidence was 0\.99, is 0\.5"):
-        label(config_for(scans, tmp_path / "out", model_uri, min_confidence=0.5))
+    with pytest.raises(UsageError, match=r"max_risk was 0\.001, is 0\.5"):
+        label(config_for(scans, tmp_path / "out", model_uri, max_risk=0.5))
 
 
 def test_extensions_choose_the_objects(scans: Path, tmp_path: Path, model_uri: str) -> None:

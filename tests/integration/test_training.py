@@ -71,12 +71,14 @@ def test_model_records_how_it_was_made(trained: tuple[TrainResult, TrainConfig])
     assert model["training"]["recipe"]["num_epochs"] == 3
     assert model["data"] == load_dataset(DatasetConfig(dataset="digits")).describe()
     assert model["metrics"]["test_accuracy"] == result.test_accuracy
-    assert model["temperature"] == result.temperature > 0
+    assert model["calibration"]["temperature"] > 0
+    risks = [threshold["max_risk"] for threshold in model["calibration"]["thresholds"]]
+    assert min(risks, default=None) == result.min_risk
     json.dumps(asdict(result))
 
 
 def test_saved_model_is_the_averaged_network(trained: tuple[TrainResult, TrainConfig]) -> None:
-    """Confidences come from the temperature fitted on validation, and sum to 1 over the digits."""
+    """Confidences come from the calibration fitted on validation, and sum to 1 over the digits."""
     images = load_dataset(DatasetConfig(dataset="digits")).test.images[:20]
     predictions = DigitClassifier.load(trained[0].model_uri).predict(images)
     np.testing.assert_allclose(predictions.probabilities.sum(axis=1), 1, atol=1e-5)

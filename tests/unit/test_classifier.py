@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -11,7 +12,9 @@ import pytest
 import torch
 
 from mnist_ocr import DigitClassifier
-from mnist_ocr.digits.calibration import softmax
+from mnist_ocr.digits import model as model_module
+from mnist_ocr.digits.batch import ImageBatch
+from mnist_ocr.digits.calibration import Calibration, Threshold, softmax
 from mnist_ocr.digits.model import load_model, save_model
 from mnist_ocr.digits.networks import build_network
 from mnist_ocr.errors import UsageError
@@ -19,7 +22,20 @@ from mnist_ocr.errors import UsageError
 MEAN, STD, TEMPERATURE = 0.13, 0.31, 1.7
 
 
-def save(folder: Path, architecture: str = "mlp-128") -> torch.nn.Module:
+CALIBRATION = Calibration(
+    temperature=TEMPERATURE,
+    view_weights=(0.3, -0.5, 0.1),
+    offset=-0.2,
+    slope=0.9,
+    not_a_digit_below=0.1,
+    thresholds=(Threshold(0.01, 0.9, {"clean": 0.5}, {"clean": 0}),),
+    measured={"clean": {"num_images": 700}},
+)
+
+
+def save(
+    folder: Path, architecture: str = "mlp-128", calibration: Calibration = CALIBRATION
+) -> torch.nn.Module:
     torch.manual_seed(0)
     network = build_network(architecture).eval()
     save_model(
@@ -28,7 +44,7 @@ def save(folder: Path, architecture: str = "mlp-128") -> torch.nn.Module:
         architecture=architecture,
         mean=MEAN,
         std=STD,
-        temperature=TEMPERATURE,
+        calibration=calibration,
         metrics={"test_accuracy": 0.5},
         training={},
         data={},
@@ -61,13 +77,14 @@ def test_saved_model_gives_the_networks_logits_in_both_runtimes(
 
 
 def test_predictions_are_arrays_named_like_the_columns(tmp_path: Path, images: np.ndarray) -> None:
-    """Digit and confidence are those of the largest probability."""
+    """The digit is that of the largest probability."""
     save(tmp_path)
     predictions = DigitClassifier.load(str(tmp_path)).predict(images[:20])
     assert predictions.digit.dtype == np.int8
     assert predictions.probabilities.shape == (20, 10)
     assert (predictions.digit == predictions.probabilities.argmax(1)).all()
-    assert (predictions.confidence == predictions.probabilities.max(1)).all()
+    assert predictions.confidence.dtype == np.float32
+    assert ((predictions.confidence > 0) & (predictions.confidence < 1)).all()
     assert (predictions.status == "ok").all()
 
 
@@ -119,6 +136,80 @@ def test_wrong_arguments_are_explained(images: object, message: str, tmp_path: P
         DigitClassifier.load(str(tmp_path)).predict(images)
 
 
+def test_views_that_differ_are_both_read(tmp_path: Path, images: np.ndarray) -> None:
+    """Probabilities and confidence are those of the two views' logits, whatever the batch."""
+    save(tmp_path)
+    classifier = DigitClassifier.load(str(tmp_path))
+    raw = images[:8].copy()
+    raw[::2] = images[8:16:2]  # of the others both views are the same
+    trust = np.linspace(0, 1, 8, dtype=np.float32)
+    status, error = ["ok"] * 8, [None] * 8
+    status[4] = "blank"
+
+    def read(rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        batch = ImageBatch(images[:8][rows], raw[rows], trust[rows], status[rows], error[rows])
+        predictions = classifier.predict_batch(batch)
+        return predictions.probabilities, predictions.confidence
+
+    logits = softmax(classifier.logits(images[:8]), TEMPERATURE)
+    probabilities, confidence = read(slice(None))
+    np.testing.assert_allclose(probabilities[1::2], logits[1::2], atol=1e-6)
+    assert (np.abs(probabilities[::2] - logits[::2]).max(1)[[0, 1, 3]] > 1e-3).all()
+    assert np.isnan(confidence).tolist() == [False] * 4 + [True] + [False] * 3
+    for rows in (slice(0, 3), slice(3, 8), slice(None, None, -1)):
+        for whole, part in zip((probabilities, confidence), read(rows), strict=True):
+            np.testing.assert_allclose(whole[rows], part, atol=1e-6)
+
+
+def test_what_is_hardly_a_digit_says_so(tmp_path: Path, images: np.ndarray) -> None:
+    """Confidence below the model's threshold is a status; the digit stays."""
+    save(tmp_path, calibration=replace(CALIBRATION, not_a_digit_below=1.0))
+    predictions = DigitClassifier.load(str(tmp_path)).predict([images[0], b""])
+    assert predictions.status.tolist() == ["not_a_digit", "empty"]
+    assert predictions.digit[0] >= 0
+    assert predictions.probabilities[0].sum() == pytest.approx(1)
+    assert "hardly looks like a digit" in str(predictions.error[0])
+
+
+def test_calibration_survives_the_model_directory(tmp_path: Path) -> None:
+    """All of it, through JSON."""
+    save(tmp_path)
+    assert load_model(str(tmp_path)).info.calibration == CALIBRATION
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        {"temperature": 0.0},
+        {"temperature": float("nan")},
+        {"slope": -1.0},
+        {"view_weights": [0, 0]},
+        {"view_weights": None},
+        {"thresholds": [{"max_risk": 0.1}]},
+        {"bias": 1.0},
+    ],
+)
+def test_damaged_calibration_is_refused(harm: dict[str, object], tmp_path: Path) -> None:
+    """One sentence, no guess."""
+    save(tmp_path)
+    info = json.loads((tmp_path / "model.json").read_text())
+    info["calibration"] |= harm
+    (tmp_path / "model.json").write_text(json.dumps(info))
+    with pytest.raises(UsageError, match="is not a model description"):
+        load_model(str(tmp_path))
+
+
+def test_model_of_the_package_is_the_default(
+    tmp_path: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there is none, one sentence says what to pass."""
+    monkeypatch.setattr(model_module, "PRETRAINED", tmp_path)
+    with pytest.raises(UsageError, match=r"comes without one\. Pass --model-uri"):
+        DigitClassifier.load()
+    save(tmp_path)
+    assert (DigitClassifier.load().predict(images[:3]).status == "ok").all()
+
+
 def test_loading_and_predicting_imports_neither_torch_nor_ray(
     tmp_path: Path, repository: Path
 ) -> None:
@@ -127,7 +218,8 @@ def test_loading_and_predicting_imports_neither_torch_nor_ray(
     code = (
         "import sys, numpy; from mnist_ocr import DigitClassifier;"
         f"DigitClassifier.load({str(tmp_path)!r}).predict(numpy.zeros((2, 28, 28), 'uint8'));"
-        "print(sorted({'torch', 'ray', 'tyro', 'sklearn', 'matplotlib'} & set(sys.modules)))"
+        "heavy = {'torch', 'ray', 'tyro', 'sklearn', 'scipy', 'matplotlib'};"
+        "print(sorted(heavy & set(sys.modules)))"
     )
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=repository)

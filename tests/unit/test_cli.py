@@ -96,7 +96,7 @@ def test_wrong_use_of_label_is_one_sentence_and_exit_2(
     ("options", "message"),
     [
         (["--model-url", "m"], "--model-url"),
-        ([], "No model: pass --model-uri"),
+        (["--max-risk", "1"], "max_risk is 1.0: give one between 0 and 1."),
         (["--model-uri", "m", "--shard-size", "0"], "shard_size is 0: give 1 to 65536."),
         (["--model-uri", "m", "--shard-size", "many"], "many"),
     ],
@@ -152,7 +152,8 @@ SUMMARY = LabelSummary(
     versions={},
     num_images=100,
     num_shards=1,
-    statuses={"ok": 90, "blank": 5, "empty": 5},
+    num_accepted=80,
+    statuses={"ok": 88, "not_a_digit": 2, "blank": 5, "empty": 5},
     requests_per_image=1.0,
     num_images_this_run=100,
     images_per_s=1.0,
@@ -167,13 +168,14 @@ def test_too_many_errors_are_exit_3(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Blank pages are no errors; the last line of stdout is JSON in any case."""
+    """Blank pages and non-digits are no errors; the last line of stdout is JSON in any case."""
     monkeypatch.setattr("mnist_ocr.labelling.label.label", lambda config, on_progress: SUMMARY)
     options = [] if rate is None else ["--max-error-rate", rate]
     assert run("label", "in", "out", "--model-uri", "m", *options) == code
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "100 rows (5 blank, 5 empty, 90 ok) in /out"
-    assert json.loads(lines[-1])["statuses"] == {"ok": 90, "blank": 5, "empty": 5}
+    assert lines[0] == "100 rows (5 blank, 5 empty, 2 not_a_digit, 88 ok) in /out"
+    assert lines[1] == "80 accepted at a risk of 0.001"
+    assert json.loads(lines[-1])["statuses"] == SUMMARY.statuses
 
 
 @pytest.mark.parametrize(("problems", "code"), [([], 0), (["part-7 is missing."], 1)])

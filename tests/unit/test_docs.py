@@ -10,6 +10,7 @@ import pytest
 
 from mnist_ocr import __version__, cli
 from mnist_ocr.digits.batch import BLANK, OK
+from mnist_ocr.digits.classifier import NOT_A_DIGIT
 from mnist_ocr.digits.decoding import DECODE_STATUSES
 from mnist_ocr.labelling.predictions import SCHEMA
 from mnist_ocr.training.config import RecipeOverrides
@@ -140,7 +141,7 @@ def test_every_status_is_documented() -> None:
     documented = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
     sources = "".join((ROOT / f"mnist_ocr/{name}.py").read_text() for name in ("storage", "s3"))
     reading = re.findall(r'ObjectError\(\s*"(\w+)"', sources)
-    assert sorted(documented) == sorted({OK, BLANK, *DECODE_STATUSES, *reading})
+    assert sorted(documented) == sorted({OK, BLANK, NOT_A_DIGIT, *DECODE_STATUSES, *reading})
 
 
 def test_links_lead_somewhere() -> None:

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from mnist_ocr.digits.calibration import Calibration, Threshold
 from mnist_ocr.errors import UsageError
 from mnist_ocr.labelling.config import LabelConfig
 from mnist_ocr.labelling.job import JOB, Job, check_same_job, read_job, write_job
-from mnist_ocr.labelling.label import plan_workers
+from mnist_ocr.labelling.label import explain_no_threshold, plan_workers
 from mnist_ocr.storage import open_store
 
 WANTED = Job(
@@ -17,7 +18,8 @@ WANTED = Job(
     output_uri="s3://labels/out",
     extensions=(".png",),
     shard_size=4096,
-    min_confidence=0.99,
+    max_risk=0.001,
+    threshold=0.99,
     model_sha256="ab" * 32,
     preprocessing_version=1,
     versions={"mnist-ocr": "0.1.0"},
@@ -37,7 +39,7 @@ def test_job_on_record_is_read_back(tmp_path: Path) -> None:
     [
         ({"input_uri": "s3://scans/2025"}, "input_uri was 's3://scans/2025'"),
         ({"model_sha256": "cd" * 32}, "model_sha256 was 'cdcd"),
-        ({"min_confidence": 0.5}, "min_confidence was 0.5, is 0.99"),
+        ({"max_risk": 0.5}, "max_risk was 0.5, is 0.001"),
         ({"extensions": ()}, "extensions was \\[\\], is \\['.png'\\]"),
         ({"versions": {"mnist-ocr": "0.0.9"}}, "versions was {'mnist-ocr': '0.0.9'}"),
         ({"preprocessing_version": 0}, "preprocessing_version was 0, is 1"),
@@ -84,8 +86,8 @@ def test_workers_fill_the_cluster(
 @pytest.mark.parametrize(
     "options",
     [
-        {"model_uri": None},
-        {"min_confidence": 1.1},
+        {"max_risk": 0.0},
+        {"max_risk": 1.0},
         {"num_actors": 0},
         {"num_gpus_per_actor": 2.0},
         {"shard_size": 0},
@@ -95,8 +97,25 @@ def test_workers_fill_the_cluster(
 )
 def test_values_that_cannot_work_are_refused(options: dict[str, object]) -> None:
     """By name, as a ValueError, before anything is loaded."""
-    with pytest.raises(ValueError, match=next(iter(options)).replace("_uri", "-uri")):
+    with pytest.raises(ValueError, match=next(iter(options))):
         LabelConfig(**{"input_uri": "in", "output_uri": "out", "model_uri": "m", **options})
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "remedy"),
+    [
+        ((Threshold(0.02, 0.9, {}, {}),), "pass --max-risk 0.02 or more."),
+        ((), "train on more images."),
+    ],
+)
+def test_risk_that_cannot_be_promised_is_explained(
+    thresholds: tuple[Threshold, ...], remedy: str
+) -> None:
+    """One sentence says that no row will be accepted, and which risk would do."""
+    sentence = explain_no_threshold(0.001, Calibration(thresholds=thresholds))
+    assert sentence.startswith("No row will be accepted: ")
+    assert "a risk of 0.001" in sentence
+    assert sentence.endswith(remedy)
 
 
 def test_gpus_that_are_not_there_are_named() -> None:

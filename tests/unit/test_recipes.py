@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mnist_ocr import DigitClassifier, cli
+from mnist_ocr.digits.calibration import Calibration
 from mnist_ocr.digits.model import save_model
 from mnist_ocr.training.config import DatasetConfig
 from mnist_ocr.training.datasets import Dataset, load_dataset
@@ -34,7 +35,7 @@ def test_every_recipe_trains_saves_reloads_and_reads(
         architecture=recipe.architecture,
         mean=loop.mean,
         std=loop.std,
-        temperature=1.0,
+        calibration=Calibration(),
         metrics={},
         training={},
         data={},

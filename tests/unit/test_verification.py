@@ -39,7 +39,8 @@ def output(tmp_path: Path) -> Path:
         output_uri=store.uri,
         extensions=(),
         shard_size=4,
-        min_confidence=0.5,
+        max_risk=0.1,
+        threshold=0.05,
         model_sha256="ab",
         preprocessing_version=1,
         versions={"mnist-ocr": "0"},
@@ -48,10 +49,9 @@ def output(tmp_path: Path) -> Path:
     for shard in manifest.iterate_shards(source, store, shard_size=4, extensions=()):
         rows = manifest.read_shard(store, shard)
         batch = read_images(source, rows)
-        probabilities = np.where(batch.is_ok[:, None], np.float32(0.1), np.float32("nan"))
-        predictions = Predictions.from_probabilities(
-            probabilities.repeat(10, axis=1), batch.status, batch.error
-        )
+        confidence = np.where(batch.is_ok, np.float32(0.1), np.float32("nan"))
+        probabilities = confidence[:, None].repeat(10, axis=1)
+        predictions = Predictions.build(probabilities, confidence, batch.status, batch.error)
         write_predictions(store, job, shard, rows, predictions)
     summary = LabelSummary(
         output_uri=store.uri,
@@ -60,6 +60,7 @@ def output(tmp_path: Path) -> Path:
         versions={},
         num_images=10,
         num_shards=3,
+        num_accepted=9,
         statuses={"ok": 9, "empty": 1},
         requests_per_image=1.0,
         num_images_this_run=10,
@@ -99,6 +100,10 @@ def forget_digits(table: pa.Table) -> pa.Table:
     return table.set_column(2, table.schema.field("digit"), pa.nulls(len(table), pa.int8()))
 
 
+def accept_none(table: pa.Table) -> pa.Table:
+    return table.set_column(5, table.schema.field("accepted"), pa.array([False] * len(table)))
+
+
 P0, P1 = "part-00000000.parquet", "part-00000001.parquet"
 
 
@@ -115,6 +120,7 @@ P0, P1 = "part-00000000.parquet", "part-00000001.parquet"
         (lambda o: rewrite(o / P0, lambda t: t.drop(["error"])), f"{P0} does not have the schema"),
         (lambda o: rewrite(o / P0, lambda t: t, model_sha256="cd"), "of another job or model"),
         (lambda o: rewrite(o / P0, forget_digits), "digit must be there just"),
+        (lambda o: rewrite(o / P0, accept_none), "accepted does not follow"),
         (lambda o: (o / "part-00000007.parquet").touch(), "belongs to no manifest shard"),
         (lambda o: (o / "extra.parquet").touch(), "extra.parquet is foreign"),
         (lambda o: (o / "_manifest/00000001.arrow").unlink(), "00000001.arrow is missing"),
