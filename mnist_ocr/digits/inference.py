@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mnist_ocr.digits.canonical import IMAGE_SIZE
 from mnist_ocr.digits.model import Model
-from mnist_ocr.digits.networks import build_network
+from mnist_ocr.digits.networks import build_network, fold_batch_norm
 
 
 class DigitModel(nn.Module):
@@ -49,7 +49,10 @@ class TorchRuntime:
         info = model.info
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model = DigitModel(
-            network, mean=info.mean, std=info.std, temperature=info.calibration.temperature
+            fold_batch_norm(network),
+            mean=info.mean,
+            std=info.std,
+            temperature=info.calibration.temperature,
         ).to(self._device)
         self._model.to(memory_format=torch.channels_last).eval()
 

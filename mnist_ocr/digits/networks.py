@@ -4,6 +4,7 @@ Shapes: B batch; C channels; H, W height and width; a network maps `inputs` (B, 
 float32, normalised, to `logits` (B, 10) float32.
 """
 
+import copy
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mnist_ocr.errors import UsageError
 
@@ -144,6 +146,22 @@ def _build_lenet() -> nn.Module:
         nn.ReLU(inplace=True),
         nn.Linear(128, NUM_CLASSES),
     )
+
+
+def fold_batch_norm(network: nn.Module) -> nn.Module:
+    """The same network in fewer steps, for inference: each normalisation put into its convolution.
+
+    Args:
+        network: As `build_network` builds it; it is left as it is.
+    """
+    network = copy.deepcopy(network).eval()
+    for module in [each for each in network.modules() if isinstance(each, nn.Sequential)]:
+        for i in range(len(module) - 1):
+            convolution, normalization = module[i], module[i + 1]
+            if isinstance(convolution, nn.Conv2d) and isinstance(normalization, nn.BatchNorm2d):
+                module[i] = fuse_conv_bn_eval(convolution, normalization)
+                module[i + 1] = nn.Identity()
+    return network
 
 
 ARCHITECTURES = "mlp-SIZE[-SIZE...], lenet, cnn, cnn-WIDTH, conv-LAYER[-LAYER...]"

@@ -113,6 +113,8 @@ class TrainConfig(DatasetConfig):
     """Folder or s3:// URI to write the model to; by default models/DATASET-RECIPE."""
     init_from: str | None = None
     """Model directory whose weights to start from (fine-tuning)."""
+    teachers: tuple[str, ...] = ()
+    """Model directories to learn from beside the labels (distillation of their mean)."""
     num_workers: int | str = 1
     """Workers that share every batch; on CPU they also share the cores. MIN:MAX, such as 1:4, takes
     as many as the cluster has room for, at any time."""

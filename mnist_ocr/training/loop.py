@@ -9,7 +9,7 @@ Shapes: N images of a split; B images of a batch on this worker.
 import copy
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import safetensors.torch
@@ -25,6 +25,8 @@ from mnist_ocr.digits.networks import build_network
 from mnist_ocr.errors import UsageError
 from mnist_ocr.training.batches import BatchSource, scale
 from mnist_ocr.training.datasets import Dataset, Split
+from mnist_ocr.training.distillation import Committee
+from mnist_ocr.training.loss import compute_loss
 from mnist_ocr.training.metrics import EpochMetrics
 from mnist_ocr.training.optimization import build_optimizer, compute_learning_rate
 from mnist_ocr.training.recipes import Recipe
@@ -37,6 +39,7 @@ def build_loop(
     seed: int,
     device: torch.device,
     initial: Model | None = None,
+    teachers: Sequence[Model] = (),
 ) -> "TrainingLoop":
     """Set a run up as a recipe says.
 
@@ -46,6 +49,7 @@ def build_loop(
         seed: Seeds weights, order and distortion.
         device: Where to train.
         initial: A model of the recipe's architecture whose weights, and pixel scale, to start from.
+        teachers: Models to learn from beside the labels.
 
     Raises:
         UsageError: The architecture is not known.
@@ -68,6 +72,7 @@ def build_loop(
         std=std,
         seed=seed,
         device=device,
+        committee=Committee(teachers, device) if teachers else None,
     )
 
 
@@ -83,6 +88,7 @@ class TrainingLoop:
         std: What they are then divided by, on the same scale.
         seed: Seeds the order and the distortion of the images.
         device: Where everything lives.
+        committee: Gives a share of the targets, if there is one.
     """
 
     def __init__(
@@ -96,6 +102,7 @@ class TrainingLoop:
         std: float,
         seed: int,
         device: torch.device,
+        committee: Committee | None = None,
     ) -> None:
         self.rank, self.world_size = 0, 1
         if dist.is_initialized():
@@ -119,6 +126,7 @@ class TrainingLoop:
             for network in (self.ema_network, self.network)
         )
 
+        self.committee = committee
         self.optimizer = build_optimizer(self.network, recipe)
         self.history: list[EpochMetrics] = []
 
@@ -200,22 +208,18 @@ class TrainingLoop:
                 self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"
             ):
                 logits = self.model(self._normalize(batch.inputs)).float()
-            logits, outlier_logits = logits.split(
-                [len(batch.labels), len(logits) - len(batch.labels)]
-            )
-            loss = F.cross_entropy(
-                logits, batch.labels, reduction="sum", label_smoothing=self.recipe.label_smoothing
-            )
-            # of a non-digit each digit is as likely (Hendrycks et al. 2019, outlier exposure)
-            doubt = -outlier_logits.log_softmax(1).mean(1).sum()
+                loss, outlier_loss = compute_loss(
+                    logits, batch, self.recipe.label_smoothing, self.committee
+                )
             self.optimizer.zero_grad()
             # DDP takes the mean of the workers' gradients: of sums, scaled so, it is the batch's.
-            total = (loss + doubt) * (self.world_size / batch.global_size)
-            total.backward()
+            total = (loss + outlier_loss) * (self.world_size / batch.global_size)
+            total.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
             self._update_average(epoch * self.batches.steps_per_epoch + step)
             loss_sum += loss.detach()
-            num_right += (logits.detach().argmax(1) == batch.labels).sum()
+            digits = logits.detach()[: len(batch.labels)].argmax(1)
+            num_right += (digits == batch.labels).sum()
             count += len(batch.labels)
         return self._average_over_workers(loss_sum, num_right, count)
 

@@ -74,6 +74,7 @@ def train(config: TrainConfig) -> TrainResult:
     model_uri = resolve_uri(config.model_uri or f"models/{config.dataset_name}-{config.recipe}")
     _check_destination(model_uri)
     initial = load_model(config.init_from) if config.init_from else None
+    teachers = [load_model(uri) for uri in config.teachers]
     recipe = _fit_architecture(config, initial)
     dataset = _load_training_data(config)
     check_trainable(dataset)
@@ -94,12 +95,12 @@ def train(config: TrainConfig) -> TrainResult:
     logger.info(
         "training %s on %d images of %s", config.recipe, len(dataset.train.labels), dataset.name
     )
-    run_id = _identify_run(config, recipe, dataset, initial)
+    run_id = _identify_run(config, recipe, dataset, initial, teachers)
     parameters = {"dataset": dataset.name, "seed": config.seed, **asdict(recipe)}
     store = open_store(model_uri)
     with RunTracker(store, parameters, config.mlflow_uri) as tracker:
         with follow_progress(tracker, recipe.num_epochs) as progress:
-            inputs = ray.put((dataset, initial))
+            inputs = ray.put((dataset, initial, teachers))
             run = TrainingRun(run_id, config, recipe, model_uri, inputs, progress)
             result = _run_on_workers(run, scaling_config)
         tracker.finish(asdict(result))
@@ -150,7 +151,11 @@ def _load_training_data(config: TrainConfig) -> Dataset:
 
 
 def _identify_run(
-    config: TrainConfig, recipe: Recipe, dataset: Dataset, initial: Model | None
+    config: TrainConfig,
+    recipe: Recipe,
+    dataset: Dataset,
+    initial: Model | None,
+    teachers: list[Model],
 ) -> str:
     """All that the result depends on, as a sha256; not how many workers share the work."""
     parts = [
@@ -158,6 +163,7 @@ def _identify_run(
         config.seed,
         dataset.describe(),
         initial and initial.sha256,
+        [teacher.sha256 for teacher in teachers],
         package_versions(),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

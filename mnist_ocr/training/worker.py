@@ -63,8 +63,8 @@ class TrainingRun:
     config: TrainConfig
     recipe: Recipe
     model_uri: str
-    inputs: "ray.ObjectRef[tuple[Dataset, Model | None]]"
-    """The dataset and the model to start from."""
+    inputs: "ray.ObjectRef[tuple[Dataset, Model | None, list[Model]]]"
+    """The dataset, the model to start from, and the teachers."""
     progress: Queue
     """Takes the history after each epoch, and lines for a person."""
 
@@ -91,9 +91,16 @@ def _train(run: TrainingRun) -> TrainResult | None:
             f"torch {torch.__version__} finds no GPU on {socket.gethostname()}. Install one "
             "with CUDA there, or leave out use_gpu."
         )
-    dataset, initial = ray.get(run.inputs)
+    dataset, initial, teachers = ray.get(run.inputs)
     store = open_store(run.model_uri)
-    loop = build_loop(run.recipe, dataset, seed=run.config.seed, device=device, initial=initial)
+    loop = build_loop(
+        run.recipe,
+        dataset,
+        seed=run.config.seed,
+        device=device,
+        initial=initial,
+        teachers=teachers,
+    )
     # Worker 0 alone reads: two reads might find different checkpoints.
     content = _do_on_first(loop, lambda: read_checkpoint(store))
     note = content and restore_checkpoint(content, run.run_id, loop)

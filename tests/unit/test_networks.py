@@ -7,6 +7,7 @@ from mnist_ocr.digits.networks import (
     build_network,
     count_mmacs,
     count_parameters,
+    fold_batch_norm,
 )
 from mnist_ocr.errors import UsageError
 
@@ -87,3 +88,15 @@ def test_batch_norm_is_torchs_own_on_one_worker() -> None:
     ours, torchs = GlobalBatchNorm2d(4), nn.BatchNorm2d(4)
     torch.testing.assert_close(ours(inputs), torchs(inputs))
     torch.testing.assert_close(ours.state_dict(), torchs.state_dict())
+
+
+def test_folded_network_says_the_same() -> None:
+    """Without its normalisations, in residual layers too; the network itself is left as it is."""
+    torch.manual_seed(0)
+    network = build_network("conv-4x5s2-8-8r-p-10")
+    inputs = torch.randn(16, 1, 28, 28)
+    network(inputs)  # statistics of its own
+    folded = fold_batch_norm(network)
+    assert not any(isinstance(module, GlobalBatchNorm2d) for module in folded.modules())
+    assert any(isinstance(module, GlobalBatchNorm2d) for module in network.modules())
+    torch.testing.assert_close(folded(inputs), network.eval()(inputs), atol=1e-5, rtol=1e-5)
