@@ -20,18 +20,23 @@ from mnist_ocr.training.recipes import AUGMENTATIONS
 
 Images = NDArray[np.uint8]
 
+NOT_IN_TRAINING = (0, 0, 1)
+"""Put after a seed, and before the number of a stream from 1, it gives other random numbers than
+those that augment training images."""
+
 
 def shift_images(images: Images, seed: int) -> Images:
     """Let a random mixture of all corruptions befall every image: (N, 28, 28) uint8."""
     heavy = AUGMENTATIONS["heavy"]
     assert heavy is not None
     augment = BatchAugmenter(replace(heavy, heavy_share=1.0), torch.device("cpu"))
-    return _to_uint8(augment(scale(torch.tensor(images)), (seed,), batch_size=len(images)))
+    numbers = (seed, *NOT_IN_TRAINING, 1)
+    return _to_uint8(augment(scale(torch.tensor(images)), numbers, batch_size=len(images)))
 
 
 def corrupt_images(images: Images, family: str, seed: int) -> Images:
     """Let one family of corruptions befall every image: (N, 28, 28) uint8."""
-    draw = _draw(len(images), seed)
+    draw = _draw(len(images), seed, 2)
     inputs = scale(torch.tensor(images))
     if family == "distortion":
         limits = AUGMENTATIONS["heavy"]
@@ -47,12 +52,12 @@ def draw_outliers(images: Images, count: int, seed: int) -> Images:
     first, second = (
         scale(torch.tensor(images[rng.integers(0, len(images), count)])) for _ in range(2)
     )
-    return _to_uint8(draw_outlier_batch(first, second, _draw(count, seed)))
+    return _to_uint8(draw_outlier_batch(first, second, _draw(count, seed, 3)))
 
 
-def _draw(count: int, seed: int) -> Draw:
+def _draw(count: int, seed: int, stream: int) -> Draw:
     generator = torch.Generator()
-    seed_generator(generator, seed)
+    seed_generator(generator, seed, *NOT_IN_TRAINING, stream)
     return Draw(generator, count, slice(None))
 
 

@@ -160,7 +160,11 @@ def _save_result(run: TrainingRun, dataset: Dataset, loop: TrainingLoop) -> Trai
         train_s=sum(metrics.seconds for metrics in loop.history),
     )
     config = asdict(run.config)
-    del config["override"]  # the recipe below holds what came of it
+    # where things lay is nobody's business; the recipe below holds what came of the overrides
+    for name in ("model_uri", "data_root", "mlflow_uri", "override"):
+        del config[name]
+    metrics = asdict(result)
+    del metrics["model_uri"]
     save_model(
         run.model_uri,
         loop.ema_network,
@@ -168,7 +172,7 @@ def _save_result(run: TrainingRun, dataset: Dataset, loop: TrainingLoop) -> Trai
         mean=loop.mean,
         std=loop.std,
         calibration=calibration,
-        metrics=asdict(result),
+        metrics=metrics,
         training={**config, "recipe": {"name": run.config.recipe, **asdict(run.recipe)}},
         data=dataset.describe(),
     )

