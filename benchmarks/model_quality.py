@@ -8,7 +8,8 @@
 
 Every model reads MNIST's test images, what is made of them, scikit-learn's digits and pages
 without a digit, through `DigitClassifier`, as a user's images are. What `--models` does not hold
-is left out. The last line of stdout is JSON.
+is left out. Families of corruptions left out of training: `ablation.py`. The last line of stdout
+is JSON.
 """
 
 import argparse

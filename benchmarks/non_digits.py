@@ -1,4 +1,4 @@
-"""Pages that hold no digit, of kinds that training never shows: letters, textures, blank paper."""
+"""Pages without a digit: letters, never seen in training; textures and paper of another make."""
 
 from pathlib import Path
 

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+NUM_CLASSES = 10
+
 MIN_PROBABILITY = 1e-12
 """Below, log-odds are cut off: sharper than any calibration set can vouch for."""
 
@@ -68,7 +70,7 @@ class Calibration:
     thresholds: tuple[Threshold, ...] = ()
     """By rising risk; empty where there were too few images to promise any."""
     measured: Mapping[str, Any] = field(default_factory=dict)
-    """On the calibration images: how many, errors and quality, by population."""
+    """On the calibration images: how many, errors and mean confidence, by population."""
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
@@ -87,7 +89,11 @@ class Calibration:
         )
         numbers = [calibration.temperature, calibration.offset, calibration.slope]
         is_finite = np.isfinite([*numbers, *calibration.view_weights]).all()
+        shares = [calibration.not_a_digit_below or 0]
+        for each in calibration.thresholds:
+            shares += [each.max_risk, each.confidence]
         is_in_range = calibration.temperature > 0 and calibration.slope >= 0
+        is_in_range &= all(0 <= share <= 1 for share in shares)
         if not (is_finite and is_in_range and len(calibration.view_weights) == 3):
             raise ValueError(f"calibration {fields} is out of range")
         return calibration

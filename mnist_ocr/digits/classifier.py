@@ -15,12 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_ocr.digits.batch import ImageBatch, prepare_images
-from mnist_ocr.digits.calibration import Views
+from mnist_ocr.digits.calibration import NUM_CLASSES, Views
 from mnist_ocr.digits.model import Model, load_model
 from mnist_ocr.errors import ObjectError
 from mnist_ocr.storage import Store, open_store, resolve_uri
-
-NUM_CLASSES = 10
 
 ImageSource = bytes | str | PathLike[str] | NDArray[np.uint8]
 """Encoded bytes, a path or URI, or a grey page (H, W) uint8."""

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mnist_ocr.digits.calibration import NUM_CLASSES
 from mnist_ocr.digits.canonical import IMAGE_SIZE
 from mnist_ocr.digits.model import Model
 from mnist_ocr.digits.networks import build_network, fold_batch_norm
@@ -59,7 +60,7 @@ class TorchRuntime:
     @torch.inference_mode()
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(N, 28, 28) uint8 -> (N, 10) float32 logits."""
-        results = np.empty((len(images), 10), np.float32)
+        results = np.empty((len(images), NUM_CLASSES), np.float32)
         for start in range(0, len(images), self.BATCH_SIZE):
             # images out of Ray's object store are read-only, which torch warns of
             batch = torch.from_numpy(

@@ -14,9 +14,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from mnist_ocr.digits.calibration import NUM_CLASSES
 from mnist_ocr.errors import UsageError
-
-NUM_CLASSES = 10
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):

@@ -32,13 +32,9 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from mnist_ocr.digits.batch import ImageBatch
+from mnist_ocr.digits.calibration import NUM_CLASSES
 from mnist_ocr.digits.canonical import IMAGE_SIZE
-from mnist_ocr.digits.classifier import (
-    NUM_CLASSES,
-    DigitClassifier,
-    Predictions,
-    find_differing,
-)
+from mnist_ocr.digits.classifier import DigitClassifier, Predictions, find_differing
 from mnist_ocr.digits.model import Model
 from mnist_ocr.labelling.job import Job
 from mnist_ocr.labelling.manifest import iterate_shards, read_shard

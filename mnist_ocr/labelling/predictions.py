@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mnist_ocr.digits.batch import OK
-from mnist_ocr.digits.classifier import NUM_CLASSES, Predictions
+from mnist_ocr.digits.calibration import NUM_CLASSES
+from mnist_ocr.digits.classifier import Predictions
 
 SCHEMA = pa.schema(
     [

@@ -55,26 +55,36 @@ class BatchAugmenter:
         draw = Draw(self.generator, batch_size, slice(offset, end))
         strength = torch.ones(len(images), device=images.device)
         num_heavy = round(batch_size * self.augmentation.heavy_share)
-        is_heavy = torch.arange(offset, end, device=images.device) < num_heavy
+        # spread, so that all workers have as many to damage; the batch's order is random
+        heavy = torch.arange(num_heavy, device=images.device) * batch_size // max(num_heavy, 1)
         families = self.augmentation.families
         if num_heavy and "distortion" in families:
+            is_heavy = torch.zeros(batch_size, dtype=torch.bool, device=images.device)
+            is_heavy = is_heavy.index_fill(0, heavy, True)[offset:end]
             strength = torch.where(is_heavy, draw.uniform(1, MAX_HEAVY_STRENGTH), strength)
         images = self.distorter(images, draw, strength)
         for family, corrupt in CORRUPTIONS.items():
             if num_heavy and family in families:
-                self._apply(corrupt, images, num_heavy, offset)
+                self._damage(corrupt, images, heavy, offset, batch_size)
         return images
 
-    def _apply(self, corrupt: Corruption, images: Tensor, num_heavy: int, offset: int) -> None:
+    def _damage(
+        self, corrupt: Corruption, images: Tensor, heavy: Tensor, offset: int, batch_size: int
+    ) -> None:
         """Let a corruption befall some of the heavy images, in place.
 
-        The first `num_heavy` of the global batch, whose order is random, are the heavy ones.
+        Args:
+            corrupt: One family.
+            images: Rows `offset` and following of the global batch.
+            heavy: (H,) int64, rows of the global batch.
+            offset: Position of `images` in it.
+            batch_size: Size of the global batch.
         """
-        count = round(num_heavy * CORRUPTION_SHARE)
-        order = torch.randperm(num_heavy, generator=self.generator, device=images.device)
-        chosen = order[:count] - offset
+        count = round(len(heavy) * CORRUPTION_SHARE)
+        order = torch.randperm(len(heavy), generator=self.generator, device=images.device)
+        chosen = heavy[order[:count]] - offset
         rows: slice | Tensor = slice(None)
-        if len(images) < num_heavy or offset:  # some are another worker's
+        if len(images) < batch_size:  # some are another worker's; to find them a GPU has to wait
             rows = ((chosen >= 0) & (chosen < len(images))).nonzero()[:, 0]
         own = chosen[rows]
         images[own] = corrupt(images[own], Draw(self.generator, count, rows))

@@ -28,13 +28,13 @@ from mnist_ocr.digits.calibration import (
 from mnist_ocr.digits.classifier import compute_views
 from mnist_ocr.training.datasets import Split
 from mnist_ocr.training.risk_control import (
-    Scores,
+    Judged,
     choose_rejection,
     choose_thresholds,
     measure,
 )
 from mnist_ocr.training.scans import draw_scans
-from mnist_ocr.training.shifts import draw_outliers, shift_images
+from mnist_ocr.training.shifts import make_outliers, shift_images
 
 Pages = NDArray[np.uint8] | list[NDArray[np.uint8]]
 
@@ -90,7 +90,7 @@ def fit_calibration(
     chosen = np.sort(rng.permutation(len(validation.labels))[:MAX_IMAGES])
     images, labels = (each[chosen] for each in validation)
     folds = rng.permutation(len(labels)) % NUM_FOLDS
-    outliers = draw_outliers(images, max(NUM_FOLDS, round(len(labels) * OUTLIER_SHARE)), seed)
+    outliers = make_outliers(images, max(NUM_FOLDS, round(len(labels) * OUTLIER_SHARE)), seed)
     no_digits = np.full(len(outliers), NO_DIGIT)
     pages: dict[str, tuple[Pages, NDArray[np.int64], NDArray[np.int64]]] = {
         "clean": (images, labels, folds),
@@ -122,23 +122,23 @@ def _read_pages(
     return Population(compute_views(batch, compute_logits), labels[rows], folds[rows])
 
 
-def _cross_fit(populations: Mapping[str, Population]) -> dict[str, Scores]:
+def _cross_fit(populations: Mapping[str, Population]) -> dict[str, Judged]:
     """Each image's confidence, from a fit without its fold."""
-    parts: dict[str, list[Scores]] = {name: [] for name in populations}
+    parts: dict[str, list[Judged]] = {name: [] for name in populations}
     for fold in range(NUM_FOLDS):
         rest = {name: each.take(each.folds != fold) for name, each in populations.items()}
         calibration = fit_confidence(rest)
         for name, population in populations.items():
             parts[name].append(score(calibration, population.take(population.folds == fold)))
     return {
-        name: Scores(*map(np.concatenate, zip(*each, strict=True))) for name, each in parts.items()
+        name: Judged(*map(np.concatenate, zip(*each, strict=True))) for name, each in parts.items()
     }
 
 
-def score(calibration: Calibration, population: Population) -> Scores:
+def score(calibration: Calibration, population: Population) -> Judged:
     """Confidences, and which digits are right."""
     probabilities, confidence = calibration.read(population.views)
-    return Scores(confidence, probabilities.argmax(1) == population.labels)
+    return Judged(confidence, probabilities.argmax(1) == population.labels)
 
 
 def fit_confidence(populations: Mapping[str, Population]) -> Calibration:

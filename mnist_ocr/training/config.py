@@ -43,7 +43,8 @@ class RecipeOverrides:
     """Values in place of the recipe's own; None keeps those."""
 
     architecture: str | None = None
-    """Network: mlp-SIZE[-SIZE...] (hidden layers), lenet, cnn or cnn-WIDTH."""
+    """Network: mlp-SIZE[-SIZE...] (hidden layers), lenet, cnn, cnn-WIDTH, or layer by layer
+    conv-LAYER[-LAYER...]: channels, then x5 (5x5), s2 (stride 2), r (residual); p pools."""
     optimizer: Literal["adam", "adamw", "sgd"] | None = None
     """How weights follow gradients."""
     learning_rate: float | None = None

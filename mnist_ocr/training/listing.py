@@ -56,8 +56,8 @@ def summarize_recipes() -> list[RecipeSummary]:
 def format_recipes(summaries: list[RecipeSummary]) -> str:
     """The table, for a terminal."""
     header = (
-        f"{'recipe':<14} {'network':<20} {'optimiser':<9} {'schedule':<9} {'epochs':>6} "
-        f"{'parameters':>10} {'MMACs':>6}  MNIST test accuracy"
+        f"{'recipe':<13} {'network':<34} {'optimiser':<9} {'schedule':<9} {'epochs':>6} "
+        f"{'parameters':>10} {'MMACs':>5}  MNIST test accuracy"
     )
     return "\n".join([header, *(_format_line(summary) for summary in summaries)])
 
@@ -70,7 +70,7 @@ def _format_line(summary: RecipeSummary) -> str:
             f"{summary.num_seeds} seeds)"
         )
     return (
-        f"{summary.recipe:<14} {summary.architecture:<20} {summary.optimizer:<9} "
+        f"{summary.recipe:<13} {summary.architecture:<34} {summary.optimizer:<9} "
         f"{summary.schedule:<9} {summary.num_epochs:>6} {summary.num_parameters:>10,} "
-        f"{summary.mmacs:>6.2f}  {accuracy}"
+        f"{summary.mmacs:>5.2f}  {accuracy}"
     )

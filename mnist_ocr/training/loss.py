@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from mnist_ocr.digits.networks import NUM_CLASSES
+from mnist_ocr.digits.calibration import NUM_CLASSES
 from mnist_ocr.training.batches import Batch
 from mnist_ocr.training.distillation import TEACHER_WEIGHT, Committee
 

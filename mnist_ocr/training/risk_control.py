@@ -36,7 +36,7 @@ MIN_OUTLIERS_TOLD = 0.1
 """Share of non-digits that must be found, or else confidence cannot tell them from digits."""
 
 
-class Scores(NamedTuple):
+class Judged(NamedTuple):
     """What a calibration makes of a population."""
 
     confidence: NDArray[np.float32]
@@ -52,7 +52,7 @@ def bound_risk(num_errors: int, num_images: int) -> float:
     return float(betaincinv(num_errors + 1, num_images - num_errors, 1 - ERROR_LEVEL))
 
 
-def choose_thresholds(scores: Mapping[str, Scores]) -> tuple[Threshold, ...]:
+def choose_thresholds(scores: Mapping[str, Judged]) -> tuple[Threshold, ...]:
     """A threshold for each of `MAX_RISKS` that can be promised on every population `PROMISED`.
 
     Args:
@@ -62,7 +62,7 @@ def choose_thresholds(scores: Mapping[str, Scores]) -> tuple[Threshold, ...]:
     return tuple(threshold for threshold in chosen if threshold is not None)
 
 
-def choose_threshold(scores: Mapping[str, Scores], max_risk: float) -> Threshold | None:
+def choose_threshold(scores: Mapping[str, Judged], max_risk: float) -> Threshold | None:
     """The last threshold of the grid before the first that cannot be promised, if any."""
     chosen = None
     for confidence in sigmoid(LOG_ODDS_GRID).astype(np.float32).tolist():
@@ -83,12 +83,12 @@ def choose_threshold(scores: Mapping[str, Scores], max_risk: float) -> Threshold
     )
 
 
-def _accept(scores: Scores, confidence: float) -> NDArray[np.bool_]:
+def _accept(scores: Judged, confidence: float) -> NDArray[np.bool_]:
     """Whether they are right, of the images accepted."""
     return scores.is_right[scores.confidence >= np.float32(confidence)]
 
 
-def choose_rejection(scores: Mapping[str, Scores]) -> float | None:
+def choose_rejection(scores: Mapping[str, Judged]) -> float | None:
     """The confidence below which an image is no digit; None if hardly an outlier would be found."""
     below = min(
         float(np.quantile(scores[name].confidence, share, method="lower"))
@@ -98,7 +98,7 @@ def choose_rejection(scores: Mapping[str, Scores]) -> float | None:
     return below if is_told else None
 
 
-def measure(scores: Scores) -> dict[str, float]:
+def measure(scores: Judged) -> dict[str, float]:
     """How many images of a population were read, and how well."""
     return {
         "num_images": len(scores.is_right),

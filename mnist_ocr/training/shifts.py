@@ -15,7 +15,7 @@ from mnist_ocr.training.batches import scale
 from mnist_ocr.training.corruptions import CORRUPTIONS
 from mnist_ocr.training.distortion import Distorter
 from mnist_ocr.training.draws import Draw, seed_generator
-from mnist_ocr.training.outliers import draw_outliers as draw_outlier_batch
+from mnist_ocr.training.outliers import draw_outliers
 from mnist_ocr.training.recipes import AUGMENTATIONS
 
 Images = NDArray[np.uint8]
@@ -46,13 +46,13 @@ def corrupt_images(images: Images, family: str, seed: int) -> Images:
     return _to_uint8(CORRUPTIONS[family](inputs, draw))
 
 
-def draw_outliers(images: Images, count: int, seed: int) -> Images:
+def make_outliers(images: Images, count: int, seed: int) -> Images:
     """Make synthetic non-digits, some of them out of digits: (count, 28, 28) uint8."""
     rng = np.random.default_rng(seed)
     first, second = (
         scale(torch.tensor(images[rng.integers(0, len(images), count)])) for _ in range(2)
     )
-    return _to_uint8(draw_outlier_batch(first, second, _draw(count, seed, 3)))
+    return _to_uint8(draw_outliers(first, second, _draw(count, seed, 3)))
 
 
 def _draw(count: int, seed: int, stream: int) -> Draw:

@@ -92,12 +92,12 @@ def test_workers_augment_their_slice_as_one_worker_would(
 
 
 def test_corruptions_befall_the_heavy_share_alone(images: Tensor) -> None:
-    """Without distortion the other images stay as they are, and most heavy ones do not."""
+    """Without distortion every other image stays as it is, and most of the rest do not."""
     copies = images.repeat(50, 1, 1, 1)
     augmenter = build_augmenter(heavy_share=0.5, families=CORRUPTION_FAMILIES[1:])
     changed = (augmenter(copies, (0,), batch_size=400) - copies).abs().amax((1, 2, 3)) > 0.01
-    assert not changed[200:].any()
-    assert changed[:200].float().mean() > 0.8
+    assert not changed[1::2].any()
+    assert changed[::2].float().mean() > 0.6
 
 
 def test_heavy_images_are_distorted_further(images: Tensor) -> None:
@@ -109,5 +109,5 @@ def test_heavy_images_are_distorted_further(images: Tensor) -> None:
     centres = (moved.sum(dim=(1, 2)) * columns).sum(1) / moved.sum(dim=(1, 2, 3))
     before = (images[0].sum(dim=(0, 1)) * columns).sum() / images[0].sum()
     reach = (centres - before).abs()
-    assert reach[200:].max() <= 2.001
-    assert reach[:200].max() > 3
+    assert reach[1::2].max() <= 2.001
+    assert reach[::2].max() > 3

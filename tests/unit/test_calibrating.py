@@ -34,7 +34,7 @@ def name_populations(digits: Population, outliers: Population) -> dict[str, Popu
     return {"clean": digits, "scanned": digits, "shifted": digits, "outliers": outliers}
 
 
-def draw_outliers(num_images: int, scale: float) -> Population:
+def make_outliers(num_images: int, scale: float) -> Population:
     logits = np.random.default_rng(9).normal(0, scale, (num_images, 10)).astype(np.float32)
     labels = np.full(num_images, NO_DIGIT)
     return Population(Views(logits, logits, np.ones(num_images, np.float32)), labels, labels)
@@ -53,7 +53,7 @@ def test_no_mistake_at_all_leaves_the_views_alone() -> None:
     views = Views(logits, logits, np.ones(10, np.float32))
     faultless = Population(views, np.arange(10), np.arange(10))
     assert fit_views([faultless]) == Calibration()
-    fitted = fit_confidence(name_populations(faultless, draw_outliers(5, 0.1)))
+    fitted = fit_confidence(name_populations(faultless, make_outliers(5, 0.1)))
     assert (fitted.read(views).confidence < 0.9).all()
 
 
@@ -75,7 +75,7 @@ def test_view_that_is_right_is_weighed_more() -> None:
 def test_confidence_is_the_share_that_is_right() -> None:
     """Also where the network is far too sure of itself; on images that were not fitted on."""
     calibration = fit_confidence(
-        name_populations(draw_population(10_000, 3.0), draw_outliers(10, 1.0))
+        name_populations(draw_population(10_000, 3.0), make_outliers(10, 1.0))
     )
     confidence, is_right = score(calibration, draw_population(20_000, 3.0, seed=2))
     for part in np.array_split(np.argsort(confidence), 5):
@@ -86,7 +86,7 @@ def test_outliers_lower_the_confidence_of_what_looks_like_them() -> None:
     """Of sure outliers more than of others; the digits themselves count more."""
     digits = draw_population(4000, 1.0)
     calm, sure = (
-        fit_confidence(name_populations(digits, draw_outliers(4000, scale))) for scale in (0.1, 9)
+        fit_confidence(name_populations(digits, make_outliers(4000, scale))) for scale in (0.1, 9)
     )
     assert sure.read(digits.views).confidence.mean() < calm.read(digits.views).confidence.mean()
 
@@ -94,7 +94,7 @@ def test_outliers_lower_the_confidence_of_what_looks_like_them() -> None:
 def test_few_images_hardly_change_the_largest_probability() -> None:
     """Ridge: what cannot be known stays as the network says."""
     few = draw_population(4, 1.0)
-    calibration = fit_confidence(name_populations(few, draw_outliers(1, 1.0)))
+    calibration = fit_confidence(name_populations(few, make_outliers(1, 1.0)))
     assert calibration.slope == pytest.approx(1, abs=0.5)
     assert calibration.offset == pytest.approx(0, abs=1)
 

@@ -6,7 +6,7 @@ import pytest
 from mnist_ocr.training.risk_control import (
     MAX_RISKS,
     PROMISED,
-    Scores,
+    Judged,
     bound_risk,
     choose_rejection,
     choose_threshold,
@@ -14,20 +14,20 @@ from mnist_ocr.training.risk_control import (
 )
 
 
-def draw_scores(num_images: int, rng: np.random.Generator, sharpness: float = 5.0) -> Scores:
+def draw_scores(num_images: int, rng: np.random.Generator, sharpness: float = 5.0) -> Judged:
     """Images whose confidence is the probability that they are right."""
     log_odds = rng.normal(sharpness, 2.5, num_images)
     confidence = 1 / (1 + np.exp(-log_odds))
-    return Scores(confidence.astype(np.float32), rng.random(num_images) < confidence)
+    return Judged(confidence.astype(np.float32), rng.random(num_images) < confidence)
 
 
-def draw_populations(num_images: int, seed: int) -> dict[str, Scores]:
+def draw_populations(num_images: int, seed: int) -> dict[str, Judged]:
     rng = np.random.default_rng(seed)
     return {
         "clean": draw_scores(num_images, rng),
         "scanned": draw_scores(num_images, rng, 4.0),
         "shifted": draw_scores(num_images, rng, 3.0),
-        "outliers": Scores(
+        "outliers": Judged(
             rng.uniform(0, 0.2, 100).astype(np.float32), np.zeros(100, dtype=np.bool_)
         ),
     }
@@ -75,10 +75,10 @@ def test_more_risk_accepts_more() -> None:
 
 def test_too_few_images_promise_only_large_risks() -> None:
     """200 images without a mistake cannot promise less than 1.5%, and two images nothing."""
-    sure = Scores(np.full(200, 0.9999999, np.float32), np.ones(200, np.bool_))
+    sure = Judged(np.full(200, 0.9999999, np.float32), np.ones(200, np.bool_))
     scores = draw_populations(200, 0) | {"clean": sure, "scanned": sure}
     assert [threshold.max_risk for threshold in choose_thresholds(scores)] == [0.02, 0.05, 0.1]
-    few = Scores(sure.confidence[:2], sure.is_right[:2])
+    few = Judged(sure.confidence[:2], sure.is_right[:2])
     assert choose_thresholds(scores | {"scanned": few}) == ()
 
 
@@ -99,5 +99,5 @@ def test_rejection_spares_the_digits() -> None:
     assert below is not None
     assert (scores["clean"].confidence < below).mean() <= 0.001
     assert (scores["shifted"].confidence < below).mean() <= 0.01
-    hidden = Scores(np.full(100, 0.9, np.float32), np.zeros(100, np.bool_))
+    hidden = Judged(np.full(100, 0.9, np.float32), np.zeros(100, np.bool_))
     assert choose_rejection(scores | {"outliers": hidden}) is None
