@@ -1,6 +1,6 @@
 # Each target sets up its own .venv first; `make` alone explains them.
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test
+.PHONY: help install demo check test pretrained
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,7 +8,7 @@ BIN := .venv/bin
 export PIP_CONSTRAINT := constraints.txt
 
 help:  ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
 demo: .venv/installed  ## Train, label and verify on 1,797 real digits: no download, no GPU
 	$(BIN)/python jobs/demo.py
@@ -21,6 +21,9 @@ check: .venv/installed  ## Lint, format, types, and the import rule
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/pytest -q tests/unit/test_architecture.py
+
+pretrained: .venv/installed  ## Train the shipped model again, from MNIST
+	$(BIN)/mnist-ocr train --recipe trusted --seed 0 --model-uri mnist_ocr/pretrained
 
 install: .venv/installed  ## Only set up .venv
 

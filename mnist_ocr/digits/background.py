@@ -27,13 +27,12 @@ def is_ink_dark(coarse: MatLike) -> bool:
     """
     planes, _, border = _build_planes(*coarse.shape)
     values = coarse.ravel()
-    flat = values - (planes @ values) @ planes
+    flat = values - planes.dot(values).dot(planes)
     low, high, _, _ = cv2.minMaxLoc(flat)
     if high - low < 1:
         return False
-    squares = flat * flat
-    skewness = (squares @ flat) * flat.size**0.5 / (flat @ flat) ** 1.5
-    return bool(skewness < BORDER_WEIGHT * (2 * (border @ flat) - low - high) / (high - low))
+    skewness = float((flat * flat).dot(flat)) * flat.size**0.5 / float(flat.dot(flat)) ** 1.5
+    return skewness < BORDER_WEIGHT * (2 * float(border.dot(flat)) - low - high) / (high - low)
 
 
 @lru_cache(maxsize=128)
@@ -41,16 +40,17 @@ def _build_planes(height: int, width: int) -> tuple[Floats, Floats, Floats]:
     """What is alike for all pages of a shape.
 
     Returns:
-        (3, c * d) orthonormal planes: level, rising to the bottom, to the right; (2, c * d) the
+        (3, c * d) orthonormal planes: level, rising to the bottom, to the right; (2, c, d) the
         same two by 1 from edge to edge; (c * d,) weights of the mean of the border.
     """
     y, x = ((np.arange(n, dtype=np.float32) + 0.5) / n - 0.5 for n in (height, width))
     ones = np.ones((height, width), np.float32)
-    planes = np.stack([ones, ones * y[:, None], ones * x]).reshape(3, -1)
+    slopes = np.stack([ones * y[:, None], ones * x])
+    planes = np.stack([ones, *slopes]).reshape(3, -1)
     norms = np.sqrt((planes**2).sum(1, keepdims=True))
     border = ones.copy()
     border[1:-1, 1:-1] = 0
-    return planes / np.maximum(norms, 1e-6), planes[1:], border.ravel() / border.sum()
+    return planes / np.maximum(norms, 1e-6), slopes, border.ravel() / border.sum()
 
 
 def subtract_background(work: MatLike, coarse: MatLike) -> tuple[MatLike, float]:
@@ -63,30 +63,35 @@ def subtract_background(work: MatLike, coarse: MatLike) -> tuple[MatLike, float]
     Returns:
         (h, w) uint8 ink, and the paper's standard deviation, robustly.
     """
-    _, slopes, _ = _build_planes(*coarse.shape)
-    plane = (_fit_tilt(coarse) @ slopes).reshape(coarse.shape)
+    _, (rising_down, rising_right), _ = _build_planes(*coarse.shape)
+    down, right = _fit_tilt(coarse)
+    plane = cv2.addWeighted(rising_down, down, rising_right, right, 0)
     flat = coarse - plane
-    size = int(STROKE_SHARE * max(coarse.shape)) | 1
-    opened = cv2.morphologyEx(flat, cv2.MORPH_OPEN, np.ones((size, size), np.uint8))
-    opened = _cap_by_border(opened)
+    square = _build_square(int(STROKE_SHARE * max(coarse.shape)) | 1)
+    opened = _cap_by_border(cv2.morphologyEx(flat, cv2.MORPH_OPEN, square))
     above = flat - opened
     ink = cv2.convertScaleAbs(above)
     otsu, _ = cv2.threshold(ink, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     _, paper = cv2.threshold(ink, 0.7 * otsu, 1, cv2.THRESH_BINARY_INV)
     # opening gives the darkest paper around; its mean is what has to go
-    light = opened + plane
-    light += cv2.mean(above, mask=paper)[0]
+    offset = cv2.mean(above, mask=paper)[0]
+    light = cv2.addWeighted(opened, 1, plane, 1, offset)
     if work.shape != coarse.shape:
         light = cv2.resize(light, work.shape[::-1])
-    background = cv2.convertScaleAbs(np.maximum(light, 0))
+    background = cv2.addWeighted(light, 1, light, 0, 0, dtype=cv2.CV_8U)
     rest = cv2.absdiff(work, background)
     if work.shape != coarse.shape:
         rest = cv2.resize(rest, coarse.shape[::-1], interpolation=cv2.INTER_NEAREST)
     return cv2.subtract(work, background), 1.48 * _median(rest[paper.view(np.bool_)])
 
 
-def _fit_tilt(coarse: MatLike) -> Floats:
-    """How much brighter the bottom and the right edge are than the top and the left: (2,).
+@lru_cache
+def _build_square(size: int) -> NDArray[np.uint8]:
+    return np.ones((size, size), np.uint8)
+
+
+def _fit_tilt(coarse: MatLike) -> tuple[float, float]:
+    """How much brighter the bottom and the right edge are than the top and the left.
 
     Medians, so that neither ink nor the edge of a shadow counts.
     """
@@ -94,7 +99,7 @@ def _fit_tilt(coarse: MatLike) -> Floats:
     lag_y, lag_x = min(4, height - 1), min(4, width - 1)
     down = _median(coarse[lag_y:] - coarse[: height - lag_y]) / max(lag_y, 1)
     right = _median(coarse[:, lag_x:] - coarse[:, : width - lag_x]) / max(lag_x, 1)
-    return np.array((down * height, right * width), np.float32)
+    return down * height, right * width
 
 
 def _median(values: MatLike) -> float:
@@ -107,6 +112,6 @@ def _median(values: MatLike) -> float:
 
 def _cap_by_border(opened: MatLike) -> MatLike:
     """Lower what is bright only in the middle of the page: broad ink. Light reaches the border."""
-    columns = cv2.max(opened[:1], opened[-1:])
-    rows = cv2.max(opened[:, :1], opened[:, -1:])
-    return np.minimum(opened, np.maximum(rows, columns))
+    columns = np.maximum(opened[0], opened[-1])
+    rows = np.maximum(opened[:, 0], opened[:, -1])
+    return np.minimum(opened, np.maximum.outer(rows, columns))

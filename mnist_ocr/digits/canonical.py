@@ -48,8 +48,9 @@ class View(NamedTuple):
     canonical: Image
     """The ink alone, in MNIST's geometry; all zeros for a blank page."""
     raw: Image
-    """The page with all that is on it: as it is if it has 28x28 pixels, else cut out around the
-    ink, which takes 20 of the 28 pixels and lies as in the canonical view."""
+    """The page with all that is on it, light ink on dark, from 0 to 255: in place if it has 28x28
+    pixels, else cut out around the ink, which takes 20 of the 28 pixels and lies as in the
+    canonical view."""
     trust: float
     """From 0 to 1: how clearly ink stands out; 1 for a page in MNIST's form, 0 for a blank one."""
 
@@ -76,7 +77,8 @@ def view_page(page: Image) -> View:
         return View(blank, blank, 0.0)
     image, window = fit_ink(found.ink)
     if page.shape == (IMAGE_SIZE, IMAGE_SIZE):
-        return View(image, np.asarray(found.page, np.uint8), found.trust)
+        # a copy: where nothing had to be changed it is the caller's own array
+        return View(image, np.array(found.page, np.uint8), found.trust)
     return View(image, _cut_out(found, *window), found.trust)
 
 
@@ -175,11 +177,10 @@ def _scale(crop: MatLike) -> MatLike:
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     interpolation = cv2.INTER_LANCZOS4 if scale > 1 else cv2.INTER_AREA
     scaled = cv2.resize(scaled, size, interpolation=interpolation)
-    if scale > 1:
-        scaled = np.maximum(scaled, 0)
     # brightened after averaging, so that a stroke of one pixel on a large page is still ink
     _, brightest, _, _ = cv2.minMaxLoc(scaled)
-    image = cv2.convertScaleAbs(scaled, alpha=SATURATION * 255 / brightest)
+    gain = SATURATION * 255 / brightest
+    image = cv2.addWeighted(scaled, gain, scaled, 0, 0, dtype=cv2.CV_8U)
     if scale > 1:
         left, top, width, height = _find_box(image, 30)
         image = image[top : top + height, left : left + width][:INK_SIZE, :INK_SIZE]
