@@ -1,8 +1,10 @@
 """Paper, whatever light falls on it: is its ink darker, and how bright is the page without ink.
 
-Both are judged at `cleaning.COARSE_SIZE`. Shapes: (c, d) coarse page, (h, w) the page to be freed.
+Both are judged at `cleaning.COARSE_SIZE`. Shapes: (c, d) coarse page, (h, w) the page to be freed;
+N pages of one shape: (N, c, d), (N, h, w).
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import cv2
@@ -15,6 +17,10 @@ BORDER_WEIGHT = 1.5
 
 STROKE_SHARE = 0.4
 """Width of what is opened, over the page's longer side: broader than strokes."""
+
+MAX_CLEAN_GRAIN = 0.2
+"""Mean difference of a pixel from the mean around it, over that of all pixels, times the share of
+ink: above are noisy pages whose noise is cut off at 0, below are crowded crops."""
 
 Floats = NDArray[np.float32]
 
@@ -32,7 +38,9 @@ def is_ink_dark(coarse: MatLike) -> bool:
     if high - low < 1:
         return False
     skewness = float((flat * flat).dot(flat)) * flat.size**0.5 / float(flat.dot(flat)) ** 1.5
-    return skewness < BORDER_WEIGHT * (2 * float(border.dot(flat)) - low - high) / (high - low)
+    return bool(
+        skewness < BORDER_WEIGHT * (2 * float(border.dot(flat)) - low - high) / (high - low)
+    )
 
 
 @lru_cache(maxsize=128)
@@ -45,7 +53,7 @@ def _build_planes(height: int, width: int) -> tuple[Floats, Floats, Floats]:
     """
     y, x = ((np.arange(n, dtype=np.float32) + 0.5) / n - 0.5 for n in (height, width))
     ones = np.ones((height, width), np.float32)
-    slopes = np.stack([ones * y[:, None], ones * x])
+    slopes = np.stack([ones * y[:, None], ones * x]).astype(np.float32)
     planes = np.stack([ones, *slopes]).reshape(3, -1)
     norms = np.sqrt((planes**2).sum(1, keepdims=True))
     border = ones.copy()
@@ -53,65 +61,106 @@ def _build_planes(height: int, width: int) -> tuple[Floats, Floats, Floats]:
     return planes / np.maximum(norms, 1e-6), slopes, border.ravel() / border.sum()
 
 
-def subtract_background(work: MatLike, coarse: MatLike) -> tuple[MatLike, float]:
-    """Make paper 0.
+def is_paper_clean(work: MatLike) -> bool:
+    """Whether paper is exactly 0, so that even the faintest pixel is ink: as in MNIST."""
+    num_ink = cv2.countNonZero(work)
+    if num_ink >= 0.85 * work.size:
+        return False
+    num_faint = num_ink - cv2.countNonZero(cv2.threshold(work, 38, 1, cv2.THRESH_BINARY)[1])
+    if num_faint >= 0.2 * work.size:
+        return False
+    share = num_ink / work.size
+    if share < 0.3:
+        return True
+    # noise that is cut off at 0 leaves half of the paper clean
+    rough = cv2.norm(work, cv2.GaussianBlur(work, (3, 3), 0), cv2.NORM_L1)
+    return rough * share < MAX_CLEAN_GRAIN * cv2.norm(work, cv2.NORM_L1)
+
+
+def subtract_background(
+    works: Sequence[MatLike], coarse: Sequence[MatLike]
+) -> list[tuple[MatLike, float]]:
+    """Make paper 0, of all pages at once: on small ones calls take more time than pixels do.
 
     Args:
-        work: (h, w) uint8, ink brighter than paper.
-        coarse: (c, d) float32, the same page.
+        works: N pages of one shape (h, w), uint8, ink brighter than paper; N is at most 512.
+        coarse: The same pages as (c, d) float32.
 
     Returns:
-        (h, w) uint8 ink, and the paper's standard deviation, robustly.
+        For each page its (h, w) uint8 ink, and the paper's standard deviation, robustly.
     """
-    _, (rising_down, rising_right), _ = _build_planes(*coarse.shape)
-    down, right = _fit_tilt(coarse)
-    plane = cv2.addWeighted(rising_down, down, rising_right, right, 0)
-    flat = coarse - plane
-    square = _build_square(int(STROKE_SHARE * max(coarse.shape)) | 1)
-    opened = _cap_by_border(cv2.morphologyEx(flat, cv2.MORPH_OPEN, square))
+    if not works:
+        return []
+    given, shrunk = np.array(works, np.uint8), np.array(coarse, np.float32)
+    plane = _fit_tilt(shrunk)
+    flat = shrunk - plane
+    opened = _cap_by_border(_open(flat, int(STROKE_SHARE * max(flat.shape[1:])) | 1))
     above = flat - opened
-    ink = cv2.convertScaleAbs(above)
-    otsu, _ = cv2.threshold(ink, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-    _, paper = cv2.threshold(ink, 0.7 * otsu, 1, cv2.THRESH_BINARY_INV)
+    paper = _find_paper(above)
+    num_paper = paper.sum(1)
     # opening gives the darkest paper around; its mean is what has to go
-    offset = cv2.mean(above, mask=paper)[0]
-    light = cv2.addWeighted(opened, 1, plane, 1, offset)
-    if work.shape != coarse.shape:
-        light = cv2.resize(light, work.shape[::-1])
-    background = cv2.addWeighted(light, 1, light, 0, 0, dtype=cv2.CV_8U)
-    rest = cv2.absdiff(work, background)
-    if work.shape != coarse.shape:
-        rest = cv2.resize(rest, coarse.shape[::-1], interpolation=cv2.INTER_NEAREST)
-    return cv2.subtract(work, background), 1.48 * _median(rest[paper.view(np.bool_)])
+    offset = np.einsum("ij,ij->i", above.reshape(paper.shape), paper) / num_paper
+    light = opened + plane + offset[:, None, None].astype(np.float32)
+    background = _to_bytes(_resize(light, given.shape, cv2.INTER_LINEAR))
+    common = np.minimum(given, background)
+    rest = _resize(np.maximum(given, background) - common, flat.shape, cv2.INTER_NEAREST)
+    rest = np.where(paper, rest.reshape(paper.shape), 255)
+    rest.sort(kind="stable")  # bytes are sorted by radix: a third of the time of a partition
+    medians = [float(page[num // 2]) for page, num in zip(rest, num_paper.tolist(), strict=True)]
+    return [(ink, 1.48 * median) for ink, median in zip(given - common, medians, strict=True)]
 
 
-@lru_cache
-def _build_square(size: int) -> NDArray[np.uint8]:
-    return np.ones((size, size), np.uint8)
+def _open(pages: Floats, size: int) -> Floats:
+    """Take off what is bright and narrower than a square: N pages as the channels of one."""
+    image = np.ascontiguousarray(pages.transpose(1, 2, 0))
+    opened = cv2.morphologyEx(image, cv2.MORPH_OPEN, np.ones((size, size), np.uint8))
+    return np.ascontiguousarray(opened.reshape(image.shape).transpose(2, 0, 1), np.float32)
 
 
-def _fit_tilt(coarse: MatLike) -> tuple[float, float]:
-    """How much brighter the bottom and the right edge are than the top and the left.
+def _fit_tilt(coarse: Floats) -> Floats:
+    """The (N, c, d) planes, 0 on average, by which light falls off.
 
     Medians, so that neither ink nor the edge of a shadow counts.
     """
-    height, width = coarse.shape
+    _, height, width = coarse.shape
     lag_y, lag_x = min(4, height - 1), min(4, width - 1)
-    down = _median(coarse[lag_y:] - coarse[: height - lag_y]) / max(lag_y, 1)
-    right = _median(coarse[:, lag_x:] - coarse[:, : width - lag_x]) / max(lag_x, 1)
-    return down * height, right * width
+    down = _median(coarse[:, lag_y:] - coarse[:, : height - lag_y]) * (height / max(lag_y, 1))
+    right = _median(coarse[:, :, lag_x:] - coarse[:, :, : width - lag_x]) * (width / max(lag_x, 1))
+    _, (rising_down, rising_right), _ = _build_planes(height, width)
+    return np.asarray(down[:, None, None] * rising_down + right[:, None, None] * rising_right)
 
 
-def _median(values: MatLike) -> float:
-    """The upper median; 0 of nothing. A fifth of the time that `np.median` takes."""
-    flat = values.ravel()
-    middle = flat.size // 2
+def _median(values: MatLike) -> MatLike:
+    """The upper median of each page. A fifth of the time that `np.median` takes."""
+    flat = values.reshape(len(values), -1)
+    middle = flat.shape[1] // 2
     flat.partition(middle)
-    return float(flat[middle]) if flat.size else 0.0
+    return flat[:, middle]
 
 
-def _cap_by_border(opened: MatLike) -> MatLike:
+def _cap_by_border(opened: Floats) -> Floats:
     """Lower what is bright only in the middle of the page: broad ink. Light reaches the border."""
-    columns = np.maximum(opened[0], opened[-1])
-    rows = np.maximum(opened[:, 0], opened[:, -1])
-    return np.minimum(opened, np.maximum.outer(rows, columns))
+    columns = np.maximum(opened[:, 0], opened[:, -1])
+    rows = np.maximum(opened[:, :, 0], opened[:, :, -1])
+    return np.minimum(opened, np.maximum(rows[:, :, None], columns[:, None]))
+
+
+def _find_paper(above: Floats) -> NDArray[np.bool_]:
+    """Where there is no ink, given what is brighter than the darkest paper around: (N, c * d)."""
+    ink = _to_bytes(above)
+    otsu = [cv2.threshold(page, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[0] for page in ink]
+    limits = np.array([[int(0.7 * threshold)] for threshold in otsu], np.uint8)
+    return np.asarray(ink.reshape(len(ink), -1) <= limits)
+
+
+def _to_bytes(values: MatLike) -> MatLike:
+    """Rounded, cut off at 0 and 255."""
+    flat = values.reshape(len(values), -1)
+    return cv2.addWeighted(flat, 1, flat, 0, 0, dtype=cv2.CV_8U).reshape(values.shape)
+
+
+def _resize(pages: MatLike, shape: tuple[int, ...], interpolation: int) -> MatLike:
+    if pages.shape == shape:
+        return pages
+    size = shape[2], shape[1]
+    return np.array([cv2.resize(page, size, interpolation=interpolation) for page in pages])

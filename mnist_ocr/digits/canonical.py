@@ -15,7 +15,7 @@ import numpy as np
 from cv2.typing import MatLike
 from numpy.typing import NDArray
 
-from mnist_ocr.digits.cleaning import Ink, extract_ink
+from mnist_ocr.digits.cleaning import Ink, extract_inks
 
 IMAGE_SIZE = 28
 """Side of an MNIST image, in pixels."""
@@ -71,7 +71,15 @@ def canonicalize_page(page: Image) -> Image:
 
 def view_page(page: Image) -> View:
     """Both views of a page that `is_canonical` has turned down."""
-    found = extract_ink(page)
+    return view_pages([page])[0]
+
+
+def view_pages(pages: Sequence[Image]) -> list[View]:
+    """Both views of up to 512 pages of one shape: small ones take three fifths of the time."""
+    return [_view(page, ink) for page, ink in zip(pages, extract_inks(pages), strict=True)]
+
+
+def _view(page: Image, found: Ink | None) -> View:
     if found is None:
         blank = np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.uint8)
         return View(blank, blank, 0.0)
@@ -126,8 +134,8 @@ def fit_ink(ink: MatLike) -> tuple[Image, tuple[float, float, float]]:
     image = np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.uint8)
     tall, wide = scaled.shape
     moments = cv2.moments(scaled)
-    y = _clip(_shift(moments["m01"] / moments["m00"]), IMAGE_SIZE - tall)
-    x = _clip(_shift(moments["m10"] / moments["m00"]), IMAGE_SIZE - wide)
+    y = _centre(moments["m01"] / moments["m00"], IMAGE_SIZE - tall)
+    x = _centre(moments["m10"] / moments["m00"], IMAGE_SIZE - wide)
     image[y : y + tall, x : x + wide] = scaled
     pixel = max(width, height) / INK_SIZE
     top_of_frame = top + height / 2 - pixel * (y + tall / 2)
@@ -192,9 +200,6 @@ def _find_box(ink: MatLike, threshold: float) -> Sequence[int]:
     return cv2.boundingRect(cv2.threshold(ink, threshold, 1, cv2.THRESH_BINARY)[1])
 
 
-def _shift(centre_of_mass: float) -> int:
-    return math.floor(CENTRE + 0.5 - centre_of_mass)
-
-
-def _clip(offset: int, largest: int) -> int:
-    return min(max(offset, 0), largest)
+def _centre(centre_of_mass: float, largest: int) -> int:
+    """The shift, from 0, that brings the centre of mass to the frame's, as far as it goes."""
+    return min(max(math.floor(CENTRE + 0.5 - centre_of_mass), 0), largest)

@@ -14,7 +14,7 @@ import numpy as np
 from cv2.typing import MatLike
 from numpy.typing import NDArray
 
-from mnist_ocr.digits.background import is_ink_dark, subtract_background
+from mnist_ocr.digits.background import is_ink_dark, is_paper_clean, subtract_background
 from mnist_ocr.digits.ruled_lines import find_lines
 
 WORK_SIZE = 128
@@ -44,10 +44,6 @@ so rough, but a digit may be hidden in noise or fog."""
 
 SMOOTHED_NOISE = 8
 """Standard deviation of paper, of 255, from which ink is sought on a smoothed page."""
-
-MAX_CLEAN_GRAIN = 0.2
-"""Mean difference of a pixel from the mean around it, over that of all pixels, times the share of
-ink: above are noisy pages whose noise is cut off at 0, below are crowded crops."""
 
 TINY_TRUST = 0.8
 """Trust of ink on a page too small to tell it from paper by anything but brightness."""
@@ -81,20 +77,47 @@ class Ink(NamedTuple):
     """From 0 to 1: how clearly it stands out."""
 
 
-def extract_ink(page: Image) -> Ink | None:
-    """The digit on a page, without anything else that is there.
+class _Sheet(NamedTuple):
+    """A page on its way."""
+
+    page: Image
+    """(H, W), as given."""
+    gain: float
+    """By how much its contrast was raised."""
+    work: MatLike
+    """(h, w) uint8, brighter ink on darker paper, from 0 to 255."""
+    coarse: MatLike
+    """(c, d) float32, the same."""
+    is_clean: bool
+    """Whether paper is 0, or the page too small to tell."""
+
+
+def extract_inks(pages: Sequence[Image], is_crop: bool = False) -> list[Ink | None]:
+    """The digit on each page, without anything else that is there.
 
     Args:
-        page: (H, W) uint8, H and W at least 1.
+        pages: (H, W) uint8 each, all of one shape, H and W at least 1; 512 pages at most.
+        is_crop: Whether they were cut out around a digit already.
 
     Returns:
-        The page at h, w of at most `WORK_SIZE`, or the part of it that the digit is on; None for a
-        blank page.
+        For each, the page at h, w of at most `WORK_SIZE`, or the part of it that the digit is on;
+        None for a blank page.
     """
-    return _extract(page, is_crop=False)
+    sheets = [_lay_out(page) for page in pages]
+    dirty = [sheet for sheet in sheets if sheet is not None and not sheet.is_clean]
+    freed = iter(subtract_background([s.work for s in dirty], [s.coarse for s in dirty]))
+    found: list[Ink | None] = []
+    for sheet in sheets:
+        if sheet is None:
+            found.append(None)
+        else:
+            ink, noise = (sheet.work, 0.0) if sheet.is_clean else next(freed)
+            found.append(_find_digit(sheet, ink, noise, is_crop))
+    return found
 
 
-def _extract(page: Image, is_crop: bool) -> Ink | None:
+def _lay_out(page: Image) -> _Sheet | None:
+    """Bring a page to work size, full contrast and bright ink; None if it has no contrast."""
     work = _shrink(page, WORK_SIZE)
     low, high, _, _ = cv2.minMaxLoc(work)
     if high - low < MIN_CONTRAST:
@@ -105,11 +128,16 @@ def _extract(page: Image, is_crop: bool) -> Ink | None:
     coarse = _shrink(work, COARSE_SIZE, MIN_SHORTER).astype(np.float32)
     if is_ink_dark(coarse):
         work, coarse = cv2.bitwise_not(work), 255 - coarse
+    is_clean = max(work.shape) < MIN_SIDE or is_paper_clean(work)
+    return _Sheet(page, gain, work, coarse, is_clean)
+
+
+def _find_digit(sheet: _Sheet, ink: MatLike, noise: float, is_crop: bool) -> Ink | None:
+    """The digit, given (h, w) uint8 ink on paper near 0, and the paper's standard deviation."""
+    page, gain, work, _, is_clean = sheet
     longer = max(work.shape)
     if longer < MIN_SIDE:
         return Ink(work, work, TINY_TRUST)
-    is_clean = _is_clean(work)
-    ink, noise = (work, 0.0) if is_clean else subtract_background(work, coarse)
     smooth = cv2.GaussianBlur(ink, (3, 3), 0)
     grain = cv2.norm(ink, smooth, cv2.NORM_L1) / ink.size
     if noise <= SMOOTHED_NOISE:
@@ -125,7 +153,7 @@ def _extract(page: Image, is_crop: bool) -> Ink | None:
     if max(width, height) < MIN_INK_SIDE * longer:
         return None
     if not is_crop and max(page.shape) > WORK_SIZE and max(width, height) < 0.6 * longer:
-        return _extract(_crop(page, box, max(page.shape) / longer), is_crop=True)
+        return extract_inks([_crop(page, box, max(page.shape) / longer)], is_crop=True)[0]
     num_cut = (x == 0) + (y == 0) + (x + width == mask.shape[1]) + (y + height == mask.shape[0])
     distinctness = level / max(noise, 0.5 * gain) * level / 255
     if distinctness < MIN_DISTINCTNESS[num_cut] and level < CLEAR_CONTRAST * gain:
@@ -171,22 +199,6 @@ def _crop(page: Image, box: Sequence[int], scale: float) -> Image:
     top, left = max(0, int((y - margin) * scale)), max(0, int((x - margin) * scale))
     bottom, right = int((y + height + margin) * scale) + 1, int((x + width + margin) * scale) + 1
     return page[top:bottom, left:right]
-
-
-def _is_clean(work: MatLike) -> bool:
-    """Whether paper is exactly 0, so that even the faintest pixel is ink: as in MNIST."""
-    num_ink = cv2.countNonZero(work)
-    if num_ink >= 0.85 * work.size:
-        return False
-    num_faint = num_ink - cv2.countNonZero(cv2.threshold(work, 38, 1, cv2.THRESH_BINARY)[1])
-    if num_faint >= 0.2 * work.size:
-        return False
-    share = num_ink / work.size
-    if share < 0.3:
-        return True
-    # noise that is cut off at 0 leaves half of the paper clean
-    rough = cv2.norm(work, cv2.GaussianBlur(work, (3, 3), 0), cv2.NORM_L1)
-    return rough * share < MAX_CLEAN_GRAIN * cv2.norm(work, cv2.NORM_L1)
 
 
 def _remove_lines(ink: MatLike, mask: Mask, threshold: float) -> Mask:

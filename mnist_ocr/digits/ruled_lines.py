@@ -51,7 +51,7 @@ def _find_horizontal(ink: MatLike, mask: MatLike, threshold: float) -> tuple[Mat
     run = round(MIN_RUN * width)
     # a faint line is broken by noise: averaged along its length it is not
     _, bright = cv2.threshold(cv2.blur(ink, (width // 8 | 1, 1)), threshold, 1, cv2.THRESH_BINARY)
-    if cv2.reduce(bright, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S).max() < run:
+    if cv2.minMaxLoc(cv2.reduce(bright, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S))[1] < run:
         return mask, 0, 0
     runs = cv2.morphologyEx(bright, cv2.MORPH_OPEN, np.ones((1, run), np.uint8))
     if cv2.boundingRect(runs)[2] < MIN_LENGTH * width:
@@ -59,11 +59,10 @@ def _find_horizontal(ink: MatLike, mask: MatLike, threshold: float) -> tuple[Mat
     num_parts, labels, stats, _ = cv2.connectedComponentsWithStats(
         runs, connectivity=8, ltype=cv2.CV_16U
     )
-    is_line = np.zeros(num_parts, np.bool_)
-    num_cut, thickest = 0, 1
-    for i in range(1, num_parts):  # a handful
-        left, top, length, tall, _ = stats[i]
-        if length < MIN_LENGTH * width:
+    is_line = np.zeros(num_parts, np.uint8)
+    num_lines, num_cut, thickest = 0, 0, 1
+    for i, (left, top, length, tall, _) in enumerate(stats.tolist()):  # a handful; 0 is paper
+        if i == 0 or length < MIN_LENGTH * width:
             continue
         part = labels[top : top + tall, left : left + length] == i
         # a quantile, as the better part of it may be broad strokes
@@ -74,12 +73,12 @@ def _find_horizontal(ink: MatLike, mask: MatLike, threshold: float) -> tuple[Mat
         columns = np.flatnonzero(ink[top : top + tall].max(0) > 1.5 * threshold)
         length = columns[-1] - columns[0] + 1 if columns.size else 0
         if length >= MIN_LENGTH * width:
-            is_line[i] = True
+            is_line[i] = 1
+            num_lines += 1
             num_cut += bool(length >= EDGE_TO_EDGE * width)
             thickest = max(thickest, round(thickness))
-    num_lines = int(is_line.sum())
     if num_lines == 0:
         return mask, 0, 0
-    lines = is_line.view(np.uint8).take(np.asarray(labels, np.uint16))
+    lines = is_line.take(np.asarray(labels, np.uint16))
     strokes = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((2 * thickest + 2, 1), np.uint8))
     return cv2.subtract(lines, strokes), num_lines, num_cut

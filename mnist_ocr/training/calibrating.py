@@ -88,7 +88,7 @@ def fit_calibration(
     """
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(len(validation.labels))[:MAX_IMAGES])
-    images, labels = (each[chosen] for each in validation)
+    images, labels = validation.images[chosen], validation.labels[chosen]
     folds = rng.permutation(len(labels)) % NUM_FOLDS
     outliers = make_outliers(images, max(NUM_FOLDS, round(len(labels) * OUTLIER_SHARE)), seed)
     no_digits = np.full(len(outliers), NO_DIGIT)

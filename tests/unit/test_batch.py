@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mnist_ocr.digits.batch import ImageBatch, prepare_images
-from mnist_ocr.digits.canonical import canonicalize_page, is_canonical, view_page
+from mnist_ocr.digits.canonical import canonicalize_page, is_canonical, view_page, view_pages
 from mnist_ocr.digits.cleaning import rate_trust
 from mnist_ocr.errors import ObjectError
 
@@ -59,6 +59,40 @@ def test_what_cannot_be_read_keeps_its_place() -> None:
     assert not batch.raw[1:4].any()
     assert (batch.images[0] == batch.images[4]).all()
     assert (batch.raw[0] == batch.raw[4]).all()
+
+
+@pytest.mark.parametrize(
+    "shape", [(28, 28), (1, 1), (1, 20), (20, 1), (30, 17), (64, 64), (90, 40), (200, 130)]
+)
+def test_pages_of_a_stack_do_not_touch(shape: tuple[int, int]) -> None:
+    """Blank, clean, noisy and dark pages that are viewed together come out as each alone."""
+    seven = cv2.resize(draw_seven(100), shape[::-1], interpolation=cv2.INTER_AREA)
+    pages = [seven, np.full(shape, 90, np.uint8), 255 - seven]
+    pages += [add_noise(seven // 2 + 60, deviation, 1) for deviation in (2, 20)]
+    pages += [add_noise(200 - seven // 2, 5, seed) for seed in range(40)]
+    for together, page in zip(view_pages(pages), pages, strict=True):
+        alone = view_page(page)
+        assert (together.canonical == alone.canonical).all()
+        assert (together.raw == alone.raw).all()
+        assert together.trust == pytest.approx(alone.trust, abs=1e-6)
+
+
+def test_framed_pages_keep_their_places() -> None:
+    """More framed pages than are cleaned at once, among others, each get their own views."""
+    noisy = [add_noise(draw_seven(28, 200, 40, 0.5 + i / 200), 5, i) for i in range(70)]
+    pages = [page for i, framed in enumerate(noisy) for page in (framed, draw_seven(30 + i))]
+    batch = prepare(*pages)
+    for i, page in enumerate(pages):
+        assert (batch.images[i] == canonicalize_page(page)).all()
+        assert (batch.raw[i] == view_page(page).raw).all()
+
+
+def test_raw_view_of_a_clean_page_is_the_page() -> None:
+    """Bright ink on black at full range, merely out of place, is left as it is."""
+    page = np.roll(canonicalize_page(draw_seven(60)), 3, 0)
+    batch = prepare(page)
+    assert (batch.raw[0] == page).all()
+    assert (batch.images[0] != page).any()
 
 
 def test_raw_view_of_a_framed_page_is_the_page() -> None:
