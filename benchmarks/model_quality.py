@@ -74,7 +74,8 @@ def main() -> None:
     shipped = measure(DigitClassifier.load(), test, trials)
     models = {"trusted": [], "tiny": []}
     for name, rows in models.items():
-        for folder in sorted(arguments.models.glob(f"{name}-[0-9]*")) if arguments.models else ():
+        found = arguments.models.glob(f"{name}-*/model.json") if arguments.models else ()
+        for folder in sorted(path.parent for path in found):
             rows.append(measure(DigitClassifier.load(str(folder)), test, trials))
             print(folder.name, rows[-1], file=sys.stderr)
     print(f"| | must | aim | moonshot | shipped | {len(models['trusted'])} seeds | tiny |")
