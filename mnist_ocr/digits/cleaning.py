@@ -49,7 +49,8 @@ TINY_TRUST = 0.8
 """Trust of ink on a page too small to tell it from paper by anything but brightness."""
 
 MIN_INK_SIDE = 0.06
-"""Longer side of the ink over that of the page below which all there is are specks."""
+"""Longer side of the ink over the page's shorter one below which all there is are specks: on a
+strip a digit is as small beside the longer one as dust."""
 
 MIN_INK_AREA = 0.004
 """Area of the ink over that of a form below which it is what is left of the form's own lines."""
@@ -150,7 +151,7 @@ def _find_digit(sheet: _Sheet, ink: MatLike, noise: float, is_crop: bool) -> Ink
     _, dirty = cv2.threshold(smooth, threshold, 1, cv2.THRESH_BINARY)
     mask = _select_digit(_remove_lines(ink, dirty, max(0.2 * level, 1.5 * noise)))
     x, y, width, height = box = cv2.boundingRect(mask)
-    if max(width, height) < MIN_INK_SIDE * longer:
+    if max(width, height) < MIN_INK_SIDE * min(work.shape):
         return None
     if not is_crop and max(page.shape) > WORK_SIZE and max(width, height) < 0.6 * longer:
         return extract_inks([_crop(page, box, max(page.shape) / longer)], is_crop=True)[0]

@@ -146,8 +146,7 @@ def fit_confidence(populations: Mapping[str, Population]) -> Calibration:
 
     A prior pulls towards "confidence = largest probability", which few images hardly change. The
     targets are Platt's, right and wrong with one more image of each, so that no mistake at all is
-    no certainty. Energy, largest logit, margin, entropy, disagreement of the views and trust were
-    tried beside the log-odds: on folds left out none ranked or calibrated better.
+    no certainty. What else was tried beside the log-odds: docs/design.md.
     """
     calibration = fit_views([each for name, each in populations.items() if name != "outliers"])
     views, labels, _ = _join(populations.values())

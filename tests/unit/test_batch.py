@@ -243,3 +243,14 @@ def test_line_through_a_broad_stroke_is_removed() -> None:
     for y in (22, 62, 102):
         cv2.line(page, (0, y), (119, y), 90, 2)
     assert correlate(canonicalize_page(page), clean) > 0.9
+
+
+@pytest.mark.parametrize("width", [200, 400, 600])
+def test_digit_in_a_long_strip_is_found(width: int) -> None:
+    """Ink that is small beside the strip's length, not beside its height, is no speck."""
+    strip = np.full((30, width), 220, np.uint8)
+    strip[:, 60:90] = draw_seven(30, ink=30, paper=220)
+    batch = prepare(add_noise(strip, 2))
+    assert batch.status == ["ok"]
+    alone = prepare(add_noise(draw_seven(60, ink=30, paper=220), 2))
+    assert correlate(batch.images[0], alone.images[0]) > 0.7
