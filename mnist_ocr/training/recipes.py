@@ -183,6 +183,19 @@ RECIPES: dict[str, Recipe] = {
         ema_decay=0.998,
         augmentation="full",
     ),
+    "tiny": Recipe(
+        architecture="conv-8-12-p-12r-12r-p-16-16r",
+        optimizer="adamw",
+        learning_rate=1e-2,
+        num_epochs=30,
+        schedule="one-cycle",
+        batch_size=128,
+        weight_decay=0.01,
+        ema_decay=0.998,
+        augmentation="full",
+        augmentation_strength=0.7,
+        precision="bfloat16",
+    ),
     # The network was chosen on validation images: docs/model.md.
     "trusted": Recipe(
         architecture="conv-32x5s2-32r-64s2-64r-64r-128s2",
