@@ -31,10 +31,10 @@ def change_thickness(images: Tensor, draw: Draw) -> Tensor:
 
 
 def lower_resolution(images: Tensor, draw: Draw) -> Tensor:
-    """A pen of any breadth, scanned at 7 to 20 pixels a side; enlarged in one of three ways."""
+    """A pen of any breadth, its frame 8 to 20 pixels a side, enlarged in one of three ways."""
     broad = F.max_pool2d(images, 3, 1, 1)
     images = images.lerp(broad, draw.uniform(-1, 1, 1, 1, 1).clamp(min=0))
-    size = draw.uniform(7, 20, 1, 1)
+    size = draw.uniform(8, 20, 1, 1)
     edges = torch.arange(IMAGE_SIZE + 1, device=images.device) / IMAGE_SIZE
     # (n, coarse pixel, pixel): how much of the one lies in the other
     coarse = torch.arange(20, device=images.device)[:, None]

@@ -1,7 +1,7 @@
 """Synthetic non-digits, on which a network learns to be undecided (Hendrycks et al. 2019).
 
-Scribbles, glyphs of no script, two digits, digits cut and put together wrongly, textures and empty
-pages. No letters: whether the network tells those from digits is measured, not taught.
+Scribbles, two digits, digits cut and put together wrongly, textures and empty pages. No letters:
+whether the network tells those from digits is measured, not taught.
 
 Shapes: n images, (n, 1, 28, 28) float32 from 0 to 1.
 """
@@ -25,8 +25,7 @@ def draw_outliers(first: Tensor, second: Tensor, draw: Draw) -> Tensor:
     kinds = torch.stack(
         [
             _scribble(draw),
-            _invent_glyph(draw),
-            _invent_glyph(draw),
+            _scribble(draw),
             _set_side_by_side(first, second, draw),
             _shuffle_quarters(first, second, draw),
             draw_texture(first, draw) * draw.uniform(0, 1, 1, 1, 1),
@@ -38,42 +37,16 @@ def draw_outliers(first: Tensor, second: Tensor, draw: Draw) -> Tensor:
 
 
 def _scribble(draw: Draw) -> Tensor:
-    """Two or three pen strokes between any points of a digit's frame."""
-    points = draw.uniform(4, 24, 3, 3, 2)
-    is_there = torch.ones_like(points[:, :, 0, 0])
-    is_there[:, 2] *= draw.chance(0.6)
-    return _draw_strokes(points, is_there, draw)
-
-
-def _invent_glyph(draw: Draw) -> Tensor:
-    """Three or four strokes, straight or bent, between the corners and middles of a frame."""
-    steps = torch.stack([draw.uniform(0, 2, 4, 2), draw.uniform(0, 3, 4, 2)], dim=-1).round()
-    is_joined = draw.chance(0.6, 4, 1)
-    for i in range(1, 4):  # most strokes begin where the one before ended
-        steps[:, i, 0] = torch.where(is_joined[:, i], steps[:, i - 1, 1], steps[:, i, 0])
-    corner = steps.new_tensor([8, 5])
-    ends = corner + steps * 6 + draw.uniform(-1.5, 1.5, 4, 2, 2)
-    bend = draw.normal(4, 1, 2) * 5 * draw.chance(0.4, 4, 1, 1)
-    points = torch.cat([ends[:, :, :1], ends.mean(2, keepdim=True) + bend, ends[:, :, 1:]], dim=2)
-    is_there = torch.ones_like(points[:, :, 0, 0])
-    is_there[:, 3] *= draw.chance(0.6)
-    return _draw_strokes(points, is_there, draw)
-
-
-def _draw_strokes(points: Tensor, is_there: Tensor, draw: Draw) -> Tensor:
-    """Quadratic curves of four pieces each, by one pen.
-
-    Args:
-        points: (n, S, 3, 2) float32, start, control point and end of S strokes, in pixels.
-        is_there: (n, S) float32, 1 for a stroke that is drawn, else 0.
-        draw: For these images.
-    """
+    """Two or three pen strokes, each a quadratic curve of four pieces, in a digit's frame."""
+    points = draw.uniform(4, 24, 3, 3, 2)  # (n, stroke, point, axis)
     t = torch.linspace(0, 1, 5, device=points.device)[:, None]
     start, middle, end = (points[:, :, i, None] for i in range(3))
     curve = (1 - t) ** 2 * start + 2 * t * (1 - t) * middle + t**2 * end
     ends = torch.stack([curve[:, :, :-1], curve[:, :, 1:]], dim=3).flatten(1, 2)
-    level = is_there.repeat_interleave(4, dim=1)
-    return draw_lines(ends, draw.uniform(0.6, 1.8, 1).expand_as(level), level)
+    width = draw.uniform(0.6, 1.6, 1).expand(-1, 12)
+    level = torch.ones_like(width).clone()
+    level[:, 8:] *= draw.chance(0.6, 1)
+    return draw_lines(ends, width, level)
 
 
 def _set_side_by_side(first: Tensor, second: Tensor, draw: Draw) -> Tensor:
