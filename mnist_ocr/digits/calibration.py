@@ -2,13 +2,14 @@
 
 Each image comes as a canonical view (cleaned) and a raw view (not cleaned; the same image if it had
 MNIST's form already). Their probabilities are averaged, weighted by what each view is worth; the
-confidence is a logistic function of how sure the average is. `training/calibrating.py` fits it.
+confidence is a logistic function of how sure the average is: one function for images that needed
+no cleaning, one for the others. `training/calibrating.py` fits it.
 
 Shapes: N images.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -29,6 +30,10 @@ class Views(NamedTuple):
     """(N, 10) logits of the raw views; the same numbers where the views are the same."""
     trust: NDArray[np.float32]
     """(N,) from 0 to 1: how clearly ink stood out from paper."""
+
+    def find_clean(self) -> NDArray[np.bool_]:
+        """(N,): which images had MNIST's form, so that both views are one."""
+        return np.asarray((self.canonical == self.raw).all(1))
 
 
 class Reading(NamedTuple):
@@ -53,6 +58,14 @@ class Threshold:
     """How many of these are wrong."""
 
 
+@dataclass(frozen=True)
+class Trend:
+    """Log-odds of being right, as a linear function of those of the largest probability."""
+
+    offset: float = 0.0
+    slope: float = 1.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
     """Fitted on images that training did not see. By default, softmax of the mean of both views."""
@@ -61,10 +74,10 @@ class Calibration:
     """A view's probabilities are softmax(logits / temperature)."""
     view_weights: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Log-odds of the canonical view's weight: constant, per trust, per lead in energy."""
-    offset: float = 0.0
-    """Of the confidence's log-odds."""
-    slope: float = 1.0
-    """Of the confidence's log-odds, per log-odds of the largest probability."""
+    clean: Trend = Trend()
+    """Confidence of images that had MNIST's form."""
+    cleaned: Trend = Trend()
+    """Confidence of the others: a network may know less of what befalls a scan."""
     not_a_digit_below: float | None = None
     """Confidence below which an image is none; None if non-digits cannot be told from digits."""
     thresholds: tuple[Threshold, ...] = ()
@@ -84,24 +97,30 @@ class Calibration:
             **{
                 **fields,
                 "view_weights": tuple(fields["view_weights"]),
+                "clean": Trend(**fields["clean"]),
+                "cleaned": Trend(**fields["cleaned"]),
                 "thresholds": tuple(Threshold(**each) for each in fields["thresholds"]),
             }
         )
-        numbers = [calibration.temperature, calibration.offset, calibration.slope]
-        is_finite = np.isfinite([*numbers, *calibration.view_weights]).all()
+        numbers = [calibration.temperature, *calibration.view_weights]
+        trends = (calibration.clean, calibration.cleaned)
+        is_finite = np.isfinite(numbers + [value for each in trends for value in astuple(each)])
         shares = [calibration.not_a_digit_below or 0]
         for each in calibration.thresholds:
             shares += [each.max_risk, each.confidence]
-        is_in_range = calibration.temperature > 0 and calibration.slope >= 0
+        is_in_range = calibration.temperature > 0 and all(each.slope >= 0 for each in trends)
         is_in_range &= all(0 <= share <= 1 for share in shares)
-        if not (is_finite and is_in_range and len(calibration.view_weights) == 3):
+        if not (is_finite.all() and is_in_range and len(calibration.view_weights) == 3):
             raise ValueError(f"calibration {fields} is out of range")
         return calibration
 
     def read(self, views: Views) -> Reading:
         """Probabilities and confidence of N images."""
         probabilities = self.weigh(views)
-        log_odds = self.offset + self.slope * compute_log_odds(probabilities)
+        is_clean = views.find_clean()
+        offset = np.where(is_clean, self.clean.offset, self.cleaned.offset)
+        slope = np.where(is_clean, self.clean.slope, self.cleaned.slope)
+        log_odds = offset + slope * compute_log_odds(probabilities)
         return Reading(probabilities.astype(np.float32), sigmoid(log_odds).astype(np.float32))
 
     def weigh(self, views: Views) -> NDArray[np.float64]:

@@ -22,6 +22,7 @@ from mnist_ocr.digits.batch import prepare_images
 from mnist_ocr.digits.calibration import (
     MIN_PROBABILITY,
     Calibration,
+    Trend,
     Views,
     compute_log_odds,
 )
@@ -142,11 +143,10 @@ def score(calibration: Calibration, population: Population) -> Judged:
 
 
 def fit_confidence(populations: Mapping[str, Population]) -> Calibration:
-    """Temperature and views' weights on digits, then the confidence on all (Platt 1999).
+    """Temperature and views' weights on digits, then the confidence on all.
 
-    A prior pulls towards "confidence = largest probability", which few images hardly change. The
-    targets are Platt's, right and wrong with one more image of each, so that no mistake at all is
-    no certainty. What else was tried beside the log-odds: docs/design.md.
+    Images that had MNIST's form have a trend of their own, or a network that knows no damage would
+    doubt what it reads best. What else was tried beside the log-odds: docs/design.md.
     """
     calibration = fit_views([each for name, each in populations.items() if name != "outliers"])
     views, labels, _ = _join(populations.values())
@@ -154,6 +154,27 @@ def fit_confidence(populations: Mapping[str, Population]) -> Calibration:
     log_odds = compute_log_odds(probabilities)
     is_right = probabilities.argmax(1) == labels
     weights = np.where(labels == NO_DIGIT, OUTLIER_WEIGHT, 1.0)
+    clean, cleaned = (
+        fit_trend(log_odds[rows], is_right[rows], weights[rows])
+        for rows in (views.find_clean(), ~views.find_clean())
+    )
+    return replace(calibration, clean=clean, cleaned=cleaned)
+
+
+def fit_trend(
+    log_odds: NDArray[np.float64], is_right: NDArray[np.bool_], weights: NDArray[np.float64]
+) -> Trend:
+    """The logistic function of greatest likelihood (Platt 1999).
+
+    A prior pulls towards "confidence = largest probability", which few images hardly change. The
+    targets are Platt's, right and wrong with one more image of each, so that no mistake at all is
+    no certainty.
+
+    Args:
+        log_odds: (N,), of the largest probability.
+        is_right: (N,), whether that is the digit.
+        weights: (N,), what each image counts.
+    """
     num_right, num_wrong = weights[is_right].sum(), weights[~is_right].sum()
     targets = np.where(is_right, (num_right + 1) / (num_right + 2), 1 / (num_wrong + 2))
 
@@ -165,8 +186,7 @@ def fit_confidence(populations: Mapping[str, Population]) -> Calibration:
 
     # more certain probabilities must not make less confident
     found = minimize(compute_loss, (0, 1), bounds=[(None, None), (0, None)])
-    offset, slope = found.x.tolist()
-    return replace(calibration, offset=offset, slope=slope)
+    return Trend(*found.x.tolist())
 
 
 def fit_views(populations: Sequence[Population]) -> Calibration:

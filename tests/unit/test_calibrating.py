@@ -95,8 +95,22 @@ def test_few_images_hardly_change_the_largest_probability() -> None:
     """Ridge: what cannot be known stays as the network says."""
     few = draw_population(4, 1.0)
     calibration = fit_confidence(name_populations(few, make_outliers(1, 1.0)))
-    assert calibration.slope == pytest.approx(1, abs=0.5)
-    assert calibration.offset == pytest.approx(0, abs=1)
+    for trend in (calibration.clean, calibration.cleaned):
+        assert trend.slope == pytest.approx(1, abs=0.5)
+        assert trend.offset == pytest.approx(0, abs=1)
+
+
+def test_images_that_need_no_cleaning_have_a_confidence_of_their_own() -> None:
+    """What a network cannot read once it is damaged says nothing of clean images."""
+    clean = draw_population(5000, 1.0)
+    damaged = draw_population(5000, 4.0, seed=1)
+    raw = damaged.views.raw + 1  # another view, of the same probabilities
+    damaged = damaged._replace(views=damaged.views._replace(raw=raw))
+    populations = name_populations(damaged, make_outliers(10, 1.0)) | {"clean": clean}
+    calibration = fit_confidence(populations)
+    for population in (clean, damaged):
+        confidence, is_right = score(calibration, population)
+        assert confidence.mean() == pytest.approx(is_right.mean(), abs=0.02)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import pytest
 from mnist_ocr.digits.calibration import (
     Calibration,
     Threshold,
+    Trend,
     Views,
     compute_energy,
     compute_log_odds,
@@ -15,7 +16,11 @@ from mnist_ocr.digits.calibration import (
 )
 
 CALIBRATION = Calibration(
-    temperature=0.8, view_weights=(-0.9, 0.4, 1.3), offset=0.1, slope=0.9, not_a_digit_below=0.2
+    temperature=0.8,
+    view_weights=(-0.9, 0.4, 1.3),
+    clean=Trend(0.3, 1.2),
+    cleaned=Trend(0.1, 0.9),
+    not_a_digit_below=0.2,
 )
 
 
@@ -62,9 +67,12 @@ def test_neighbours_in_a_batch_do_not_matter(views: Views) -> None:
 
 
 def test_confidence_grows_with_the_largest_probability(views: Views) -> None:
-    """It orders images as the weighted mean of both views does."""
-    probabilities, confidence = CALIBRATION.read(views)
-    assert (np.argsort(confidence) == np.argsort(probabilities.max(1))).all()
+    """It orders images as the weighted mean of both views does: clean ones, and the others."""
+    is_clean = views.find_clean()
+    for rows in (is_clean, ~is_clean):
+        probabilities, confidence = CALIBRATION.read(take(views, rows))
+        assert len(confidence)
+        assert (np.argsort(confidence) == np.argsort(probabilities.max(1))).all()
 
 
 def test_view_of_more_energy_counts_more(views: Views) -> None:

@@ -14,7 +14,7 @@ import torch
 from mnist_ocr import DigitClassifier
 from mnist_ocr.digits import model as model_module
 from mnist_ocr.digits.batch import ImageBatch
-from mnist_ocr.digits.calibration import Calibration, Threshold, softmax
+from mnist_ocr.digits.calibration import Calibration, Threshold, Trend, softmax
 from mnist_ocr.digits.model import load_model, save_model
 from mnist_ocr.digits.networks import build_network
 from mnist_ocr.errors import UsageError
@@ -25,8 +25,8 @@ MEAN, STD, TEMPERATURE = 0.13, 0.31, 1.7
 CALIBRATION = Calibration(
     temperature=TEMPERATURE,
     view_weights=(0.3, -0.5, 0.1),
-    offset=-0.2,
-    slope=0.9,
+    clean=Trend(-0.2, 0.9),
+    cleaned=Trend(-0.1, 0.8),
     not_a_digit_below=0.1,
     thresholds=(Threshold(0.01, 0.9, {"clean": 0.5}, {"clean": 0}),),
     measured={"clean": {"num_images": 700}},
