@@ -4,7 +4,7 @@ Both are judged at `cleaning.COARSE_SIZE`. Shapes: (c, d) coarse page, (h, w) th
 N pages of one shape: (N, c, d), (N, h, w).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import cv2
@@ -26,13 +26,13 @@ Floats = NDArray[np.float32]
 
 
 def is_ink_dark(coarse: MatLike) -> bool:
-    """Whether the ink on (c, d) float32 is darker than its paper.
+    """Whether the ink on (c, d) uint8 is darker than its paper.
 
     Paper is what most pixels are, and most of the border: deviations from the plane of least
     squares (light falls off) are skewed towards the ink, and the border lies opposite.
     """
     planes, _, border = _build_planes(*coarse.shape)
-    values = coarse.ravel()
+    values = coarse.ravel().astype(np.float32)
     flat = values - planes.dot(values).dot(planes)
     low, high, _, _ = cv2.minMaxLoc(flat)
     if high - low < 1:
@@ -79,22 +79,25 @@ def is_paper_clean(work: MatLike) -> bool:
 
 def subtract_background(
     works: Sequence[MatLike], coarse: Sequence[MatLike]
-) -> list[tuple[MatLike, float]]:
+) -> list[tuple[MatLike, MatLike, float]]:
     """Make paper 0, of all pages at once: on small ones calls take more time than pixels do.
 
     Args:
-        works: N pages of one shape (h, w), uint8, ink brighter than paper; N is at most 512.
-        coarse: The same pages as (c, d) float32.
+        works: N pages of one shape (h, w), uint8, ink brighter than paper; N is at most 128.
+        coarse: The same pages as (c, d) uint8.
 
     Returns:
-        For each page its (h, w) uint8 ink, and the paper's standard deviation, robustly.
+        For each page its (h, w) uint8 ink, the same smoothed, the paper's standard deviation.
     """
     if not works:
         return []
     given, shrunk = np.array(works, np.uint8), np.array(coarse, np.float32)
     plane = _fit_tilt(shrunk)
     flat = shrunk - plane
-    opened = _cap_by_border(_open(flat, int(STROKE_SHARE * max(flat.shape[1:])) | 1))
+    square = np.ones((int(STROKE_SHARE * max(flat.shape[1:])) | 1,) * 2, np.uint8)
+    # what is bright and narrower than the square is taken off
+    opened = _filter(flat, lambda image: cv2.morphologyEx(image, cv2.MORPH_OPEN, square))
+    opened = _cap_by_border(opened)
     above = flat - opened
     paper = _find_paper(above)
     num_paper = paper.sum(1)
@@ -104,17 +107,18 @@ def subtract_background(
     background = _to_bytes(_resize(light, given.shape, cv2.INTER_LINEAR))
     common = np.minimum(given, background)
     rest = _resize(np.maximum(given, background) - common, flat.shape, cv2.INTER_NEAREST)
-    rest = np.where(paper, rest.reshape(paper.shape), 255)
+    rest = np.maximum(rest.reshape(paper.shape), 255 * (~paper).view(np.uint8))
     rest.sort(kind="stable")  # bytes are sorted by radix: a third of the time of a partition
     medians = [float(page[num // 2]) for page, num in zip(rest, num_paper.tolist(), strict=True)]
-    return [(ink, 1.48 * median) for ink, median in zip(given - common, medians, strict=True)]
+    inks = given - common
+    smooth = _filter(inks, lambda image: cv2.GaussianBlur(image, (3, 3), 0))
+    return list(zip(inks, smooth, [1.48 * median for median in medians], strict=True))
 
 
-def _open(pages: Floats, size: int) -> Floats:
-    """Take off what is bright and narrower than a square: N pages as the channels of one."""
+def _filter(pages: MatLike, function: Callable[[MatLike], MatLike]) -> MatLike:
+    """Filter (N, h, w) as the channels of one image."""
     image = np.ascontiguousarray(pages.transpose(1, 2, 0))
-    opened = cv2.morphologyEx(image, cv2.MORPH_OPEN, np.ones((size, size), np.uint8))
-    return np.ascontiguousarray(opened.reshape(image.shape).transpose(2, 0, 1), np.float32)
+    return np.ascontiguousarray(function(image).reshape(image.shape).transpose(2, 0, 1))
 
 
 def _fit_tilt(coarse: Floats) -> Floats:
@@ -138,14 +142,14 @@ def _median(values: MatLike) -> MatLike:
     return flat[:, middle]
 
 
-def _cap_by_border(opened: Floats) -> Floats:
+def _cap_by_border(opened: MatLike) -> MatLike:
     """Lower what is bright only in the middle of the page: broad ink. Light reaches the border."""
     columns = np.maximum(opened[:, 0], opened[:, -1])
     rows = np.maximum(opened[:, :, 0], opened[:, :, -1])
     return np.minimum(opened, np.maximum(rows[:, :, None], columns[:, None]))
 
 
-def _find_paper(above: Floats) -> NDArray[np.bool_]:
+def _find_paper(above: MatLike) -> NDArray[np.bool_]:
     """Where there is no ink, given what is brighter than the darkest paper around: (N, c * d)."""
     ink = _to_bytes(above)
     otsu = [cv2.threshold(page, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[0] for page in ink]

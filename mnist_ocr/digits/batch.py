@@ -12,7 +12,7 @@ from mnist_ocr.errors import ObjectError
 
 OK, BLANK = "ok", "blank"
 
-STACK_SIZE = 32
+STACK_SIZE = 64
 """Pages of 28x28 pixels that are cleaned at once: enough to spread the cost of numpy's calls."""
 
 

@@ -88,7 +88,7 @@ class _Sheet(NamedTuple):
     work: MatLike
     """(h, w) uint8, brighter ink on darker paper, from 0 to 255."""
     coarse: MatLike
-    """(c, d) float32, the same."""
+    """(c, d) uint8, the same."""
     is_clean: bool
     """Whether paper is 0, or the page too small to tell."""
 
@@ -97,7 +97,7 @@ def extract_inks(pages: Sequence[Image], is_crop: bool = False) -> list[Ink | No
     """The digit on each page, without anything else that is there.
 
     Args:
-        pages: (H, W) uint8 each, all of one shape, H and W at least 1; 512 pages at most.
+        pages: (H, W) uint8 each, all of one shape, H and W at least 1; 128 pages at most.
         is_crop: Whether they were cut out around a digit already.
 
     Returns:
@@ -112,8 +112,8 @@ def extract_inks(pages: Sequence[Image], is_crop: bool = False) -> list[Ink | No
         if sheet is None:
             found.append(None)
         else:
-            ink, noise = (sheet.work, 0.0) if sheet.is_clean else next(freed)
-            found.append(_find_digit(sheet, ink, noise, is_crop))
+            ink, smooth, noise = (sheet.work, None, 0.0) if sheet.is_clean else next(freed)
+            found.append(_find_digit(sheet, ink, smooth, noise, is_crop))
     return found
 
 
@@ -126,20 +126,23 @@ def _lay_out(page: Image) -> _Sheet | None:
     gain = 255 / (high - low)
     if gain > 1:
         work = cv2.convertScaleAbs(work, alpha=gain, beta=-low * gain)
-    coarse = _shrink(work, COARSE_SIZE, MIN_SHORTER).astype(np.float32)
+    coarse = _shrink(work, COARSE_SIZE, MIN_SHORTER)
     if is_ink_dark(coarse):
-        work, coarse = cv2.bitwise_not(work), 255 - coarse
+        work, coarse = np.invert(work), np.invert(coarse)
     is_clean = max(work.shape) < MIN_SIDE or is_paper_clean(work)
     return _Sheet(page, gain, work, coarse, is_clean)
 
 
-def _find_digit(sheet: _Sheet, ink: MatLike, noise: float, is_crop: bool) -> Ink | None:
-    """The digit, given (h, w) uint8 ink on paper near 0, and the paper's standard deviation."""
+def _find_digit(
+    sheet: _Sheet, ink: MatLike, smooth: MatLike | None, noise: float, is_crop: bool
+) -> Ink | None:
+    """The digit, given what `subtract_background` makes of the page."""
     page, gain, work, _, is_clean = sheet
     longer = max(work.shape)
     if longer < MIN_SIDE:
         return Ink(work, work, TINY_TRUST)
-    smooth = cv2.GaussianBlur(ink, (3, 3), 0)
+    if smooth is None:
+        smooth = cv2.GaussianBlur(ink, (3, 3), 0)
     grain = cv2.norm(ink, smooth, cv2.NORM_L1) / ink.size
     if noise <= SMOOTHED_NOISE:
         smooth = ink
@@ -164,7 +167,7 @@ def _find_digit(sheet: _Sheet, ink: MatLike, noise: float, is_crop: bool) -> Ink
     mask = cv2.dilate(mask, SQUARE)
     if not is_clean:
         ink = cv2.addWeighted(ink, 1, ink, 0, -noise)
-    ink = cv2.multiply(ink, mask)
+    ink = np.multiply(ink, mask)
     return Ink(work, ink, trust) if cv2.countNonZero(ink) else None
 
 

@@ -30,12 +30,19 @@ def find_lines(ink: MatLike, mask: MatLike, threshold: float) -> MatLike | None:
     """
     height, width = mask.shape
     _, _, wide, tall = cv2.boundingRect(mask)
-    if min(height, width) < MIN_SIDE or (wide < MIN_LENGTH * width and tall < MIN_LENGTH * height):
+    is_wide, is_tall = wide >= MIN_LENGTH * width, tall >= MIN_LENGTH * height
+    if min(height, width) < MIN_SIDE or not (is_wide or is_tall):
         return None
-    across, num_across, num_across_cut = _find_horizontal(ink, mask, threshold)
-    down, num_down, num_down_cut = _find_horizontal(
-        cv2.transpose(ink), cv2.transpose(mask), threshold
-    )
+    # where the mask does not reach there are faint sides of a box at most, if it has others
+    across, num_across, num_across_cut = down, num_down, num_down_cut = mask, 0, 0
+    if is_wide:
+        across, num_across, num_across_cut = _find_horizontal(ink, mask, threshold)
+    if is_tall or num_across:
+        down, num_down, num_down_cut = _find_horizontal(
+            cv2.transpose(ink), cv2.transpose(mask), threshold
+        )
+    if num_down and not is_wide:
+        across, num_across, num_across_cut = _find_horizontal(ink, mask, threshold)
     is_box = num_across > 0 and num_down > 0 and num_across + num_down >= 3
     is_across, is_down = is_box or num_across_cut > 0, is_box or num_down_cut > 0
     if is_across and is_down:
