@@ -22,7 +22,7 @@ check: .venv/installed  ## Lint, format, types, and the import rule
 	$(BIN)/mypy
 	$(BIN)/pytest -q tests/unit/test_architecture.py
 
-pretrained: .venv/installed  ## Train the shipped model again, from MNIST
+pretrained: .venv/installed  ## Train the shipped model again, from MNIST and QMNIST's labels in data/
 	$(BIN)/mnist-ocr train --recipe trusted --seed 0 --model-uri mnist_ocr/pretrained
 
 install: .venv/installed  ## Only set up .venv

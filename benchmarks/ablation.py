@@ -9,6 +9,7 @@
     .venv/bin/python benchmarks/ablation.py --data-root data --models models
 
 All of it on MNIST's validation images, of writers held out, but for scikit-learn's 1,797 digits.
+Every family is left out of training only: the views' weights are fitted on all of them.
 The last line of stdout is JSON.
 """
 

@@ -32,7 +32,7 @@ class Views(NamedTuple):
     """(N,) from 0 to 1: how clearly ink stood out from paper."""
 
     def find_clean(self) -> NDArray[np.bool_]:
-        """(N,): which images had MNIST's form, so that both views are one."""
+        """(N,): of which images both views are one, as of those that had MNIST's form."""
         return np.asarray((self.canonical == self.raw).all(1))
 
 

@@ -67,7 +67,8 @@ def canonicalize_page(page: Image) -> Image:
         page: (H, W) uint8, H and W at least 1.
 
     Returns:
-        (28, 28) uint8, white ink on black, brightest pixel 255; all zeros for a blank page.
+        (28, 28) uint8, white ink on black, brightest pixel 255; all zeros for a blank page; the
+        page itself, not a copy, if it has MNIST's form.
     """
     if page.shape == (IMAGE_SIZE, IMAGE_SIZE) and is_canonical(page[None])[0]:
         return page
@@ -133,7 +134,8 @@ def fit_ink(ink: MatLike) -> tuple[Image, tuple[float, float, float]]:
     if not INK_SIZE - 1 <= max(width, height) <= INK_SIZE:
         left, top, width, height = _find_box(ink, MIN_INK * brightest / 255)
         scaled = _scale(ink[top : top + height, left : left + width])
-    elif brightest < MIN_PEAK:
+        _, brightest, _, _ = cv2.minMaxLoc(scaled)  # it may have been cut off
+    if brightest < MIN_PEAK:
         scaled = cv2.convertScaleAbs(scaled, alpha=255 / brightest)
     tall, wide = scaled.shape
     corner = np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.float32)

@@ -66,7 +66,7 @@ class Population(NamedTuple):
     labels: NDArray[np.int64]
     """(N,) 0-9, or `NO_DIGIT`."""
     folds: NDArray[np.int64]
-    """(N,) 0 to `NUM_FOLDS` - 1; all views of a validation image are in one fold."""
+    """(N,) 0 to `NUM_FOLDS` - 1; a digit, its scan and its disturbed copy are in one fold."""
 
     def take(self, rows: NDArray[np.bool_]) -> "Population":
         """Some of its images."""

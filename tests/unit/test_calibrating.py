@@ -1,12 +1,14 @@
 """Fitting a calibration on images that training did not see."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 
 import numpy as np
 import pytest
 
 from mnist_ocr.digits.calibration import Calibration, Views
+from mnist_ocr.training import calibrating
 from mnist_ocr.training.calibrating import (
     NO_DIGIT,
     NUM_FOLDS,
@@ -91,6 +93,14 @@ def test_outliers_lower_the_confidence_of_what_looks_like_them() -> None:
     assert sure.read(digits.views).confidence.mean() < calm.read(digits.views).confidence.mean()
 
 
+def test_outliers_count_a_tenth() -> None:
+    """As many as can be drawn teach doubt, and yet clean digits are not doubted more than right."""
+    digits = draw_population(4000, 1.0)
+    calibration = fit_confidence(name_populations(digits, make_outliers(1200, 4)))
+    confidence, is_right = score(calibration, digits)
+    assert confidence.mean() == pytest.approx(is_right.mean(), abs=0.03)
+
+
 def test_few_images_hardly_change_the_largest_probability() -> None:
     """Ridge: what cannot be known stays as the network says."""
     few = draw_population(4, 1.0)
@@ -108,6 +118,7 @@ def test_images_that_need_no_cleaning_have_a_confidence_of_their_own() -> None:
     damaged = damaged._replace(views=damaged.views._replace(raw=raw))
     populations = name_populations(damaged, make_outliers(10, 1.0)) | {"clean": clean}
     calibration = fit_confidence(populations)
+    assert calibration.temperature > 2  # probabilities are those of all digits
     for population in (clean, damaged):
         confidence, is_right = score(calibration, population)
         assert confidence.mean() == pytest.approx(is_right.mean(), abs=0.02)
@@ -138,6 +149,26 @@ def test_calibration_of_a_simple_reader(validation: Split) -> None:
         assert measured["mean_confidence"] == pytest.approx(accuracy, abs=0.15)
     # 100 images without a mistake would promise 3%
     assert calibration.min_risk is None or calibration.min_risk > 0.03
+
+
+def test_thresholds_come_from_confidences_of_other_folds(
+    validation: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each image is scored by a fit on the four other folds; the fit that is kept has all five."""
+    seen: list[set[int]] = []
+
+    def fit(populations: Mapping[str, Population]) -> Calibration:
+        seen.append({fold for each in populations.values() for fold in each.folds.tolist()})
+        return fit_confidence(populations)
+
+    monkeypatch.setattr(calibrating, "fit_confidence", fit)
+    fit_calibration(
+        lambda images: np.eye(10, dtype=np.float32)[images[:, 14, 14] % 10], validation, 0
+    )
+    everything = set(range(NUM_FOLDS))
+    assert sorted(map(sorted, seen)) == sorted(
+        [sorted(everything), *(sorted(everything - {fold}) for fold in range(NUM_FOLDS))]
+    )
 
 
 def test_scans_are_ink_on_paper(validation: Split) -> None:

@@ -126,8 +126,16 @@ def test_any_size_gives_an_image(height: int, width: int, seed: int) -> None:
         assert canonicalize_page(page).shape == (28, 28)
 
 
+def draw_column(*ink: tuple[int, int]) -> np.ndarray:
+    page = np.zeros((17, 2), np.uint8)
+    page[tuple(zip(*ink, strict=True))] = 255
+    return page
+
+
 @given(pages)
 @settings(max_examples=60, deadline=None, derandomize=True)
+# enlarged, it is longer than 20 pixels, and its brightest pixel lies beyond
+@example(draw_column((2, 1), (9, 1), (12, 0), (12, 1)))
 def test_page_is_done_once(page: np.ndarray) -> None:
     """Idempotent: the image of a page is its own image, to the bit."""
     image = canonicalize_page(page)

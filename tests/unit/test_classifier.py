@@ -182,7 +182,9 @@ def test_calibration_survives_the_model_directory(tmp_path: Path) -> None:
     [
         {"temperature": 0.0},
         {"temperature": float("nan")},
-        {"slope": -1.0},
+        {"clean": {"offset": 0.0, "slope": -1.0}},
+        {"cleaned": {"offset": float("nan"), "slope": 1.0}},
+        {"not_a_digit_below": 1.5},
         {"view_weights": [0, 0]},
         {"view_weights": None},
         {"thresholds": [{"max_risk": 0.1}]},

@@ -92,6 +92,14 @@ def test_promise_holds_on_the_worse_population() -> None:
     assert both.confidence > alone.confidence
 
 
+def test_failed_threshold_ends_the_search() -> None:
+    """What looser thresholds would accept cannot make up for errors among the surest."""
+    confidence = np.r_[np.full(5000, 0.9999, np.float32), np.full(100_000, 0.9, np.float32)]
+    is_right = np.arange(len(confidence)) >= 20
+    scores = draw_populations(100, 0) | dict.fromkeys(PROMISED, Judged(confidence, is_right))
+    assert choose_threshold(scores, 0.001) is None
+
+
 def test_rejection_spares_the_digits() -> None:
     """At most 0.1% of clean and 1% of other digits are taken for none, and outliers must show."""
     scores = draw_populations(5000, 0)
@@ -99,5 +107,11 @@ def test_rejection_spares_the_digits() -> None:
     assert below is not None
     assert (scores["clean"].confidence < below).mean() <= 0.001
     assert (scores["shifted"].confidence < below).mean() <= 0.01
+    outliers = Judged(np.full(100, 0.01, np.float32), np.zeros(100, np.bool_))
+    doubted = Judged(np.linspace(0.1, 1, 5000, dtype=np.float32), np.ones(5000, np.bool_))
+    for name, share in (("clean", 0.001), ("scanned", 0.01)):
+        below = choose_rejection(scores | {name: doubted, "outliers": outliers})
+        assert below is not None
+        assert (doubted.confidence < below).mean() <= share
     hidden = Judged(np.full(100, 0.9, np.float32), np.zeros(100, np.bool_))
     assert choose_rejection(scores | {"outliers": hidden}) is None
