@@ -108,10 +108,12 @@ def test_rejection_spares_the_digits() -> None:
     assert (scores["clean"].confidence < below).mean() <= 0.001
     assert (scores["shifted"].confidence < below).mean() <= 0.01
     outliers = Judged(np.full(100, 0.01, np.float32), np.zeros(100, np.bool_))
+    sure = Judged(np.full(5000, 0.99, np.float32), np.ones(5000, np.bool_))
     doubted = Judged(np.linspace(0.1, 1, 5000, dtype=np.float32), np.ones(5000, np.bool_))
-    for name, share in (("clean", 0.001), ("scanned", 0.01)):
-        below = choose_rejection(scores | {name: doubted, "outliers": outliers})
+    for name, share in (("clean", 0.001), ("scanned", 0.01), ("shifted", 0.01)):
+        others = {**dict.fromkeys(scores, sure), name: doubted, "outliers": outliers}
+        below = choose_rejection(others)
         assert below is not None
-        assert (doubted.confidence < below).mean() <= share
+        assert (doubted.confidence < below).mean() == pytest.approx(share, abs=2e-4)
     hidden = Judged(np.full(100, 0.9, np.float32), np.zeros(100, np.bool_))
     assert choose_rejection(scores | {"outliers": hidden}) is None
