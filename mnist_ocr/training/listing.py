@@ -56,8 +56,8 @@ def summarize_recipes() -> list[RecipeSummary]:
 def format_recipes(summaries: list[RecipeSummary]) -> str:
     """The table, for a terminal."""
     header = (
-        f"{'recipe':<13} {'network':<34} {'optimiser':<9} {'schedule':<9} {'epochs':>6} "
-        f"{'parameters':>10} {'MMACs':>5}  MNIST test accuracy"
+        f"{'recipe':<13} {'network':<38} {'optimiser':<9} {'schedule':<9} {'epochs':>6} "
+        f"{'parameters':>10} {'MMACs':>5}  MNIST test, mean (sd)"
     )
     return "\n".join([header, *(_format_line(summary) for summary in summaries)])
 
@@ -66,11 +66,11 @@ def _format_line(summary: RecipeSummary) -> str:
     accuracy = "not measured"
     if summary.test_accuracy is not None and summary.test_accuracy_sd is not None:
         accuracy = (
-            f"{summary.test_accuracy:.2%} (sd {summary.test_accuracy_sd:.2%}, "
-            f"{summary.num_seeds} seeds)"
+            f"{summary.test_accuracy:.2%} ({summary.test_accuracy_sd * 100:.2f}), "
+            f"{summary.num_seeds} seeds"
         )
     return (
-        f"{summary.recipe:<13} {summary.architecture:<34} {summary.optimizer:<9} "
+        f"{summary.recipe:<13} {summary.architecture:<38} {summary.optimizer:<9} "
         f"{summary.schedule:<9} {summary.num_epochs:>6} {summary.num_parameters:>10,} "
         f"{summary.mmacs:>5.2f}  {accuracy}"
     )
