@@ -114,6 +114,6 @@ def test_rejection_spares_the_digits() -> None:
         others = {**dict.fromkeys(scores, sure), name: doubted, "outliers": outliers}
         below = choose_rejection(others)
         assert below is not None
-        assert (doubted.confidence < below).mean() == pytest.approx(share, abs=2e-4)
+        assert 0.5 * share <= (doubted.confidence < below).mean() <= share
     hidden = Judged(np.full(100, 0.9, np.float32), np.zeros(100, np.bool_))
     assert choose_rejection(scores | {"outliers": hidden}) is None
