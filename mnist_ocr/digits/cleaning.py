@@ -111,9 +111,11 @@ def extract_inks(pages: Sequence[Image], is_crop: bool = False) -> list[Ink | No
     for sheet in sheets:
         if sheet is None:
             found.append(None)
+        elif sheet.is_clean:
+            smooth = cv2.GaussianBlur(sheet.work, (3, 3), 0)
+            found.append(_find_digit(sheet, sheet.work, smooth, 0.0, is_crop))
         else:
-            ink, smooth, noise = (sheet.work, None, 0.0) if sheet.is_clean else next(freed)
-            found.append(_find_digit(sheet, ink, smooth, noise, is_crop))
+            found.append(_find_digit(sheet, *next(freed), is_crop))
     return found
 
 
@@ -134,15 +136,13 @@ def _lay_out(page: Image) -> _Sheet | None:
 
 
 def _find_digit(
-    sheet: _Sheet, ink: MatLike, smooth: MatLike | None, noise: float, is_crop: bool
+    sheet: _Sheet, ink: MatLike, smooth: MatLike, noise: float, is_crop: bool
 ) -> Ink | None:
-    """The digit, given what `subtract_background` makes of the page."""
+    """The digit, given what `subtract_background` makes of the page, or would of a clean one."""
     page, gain, work, _, is_clean = sheet
     longer = max(work.shape)
     if longer < MIN_SIDE:
         return Ink(work, work, TINY_TRUST)
-    if smooth is None:
-        smooth = cv2.GaussianBlur(ink, (3, 3), 0)
     grain = cv2.norm(ink, smooth, cv2.NORM_L1) / ink.size
     if noise <= SMOOTHED_NOISE:
         smooth = ink

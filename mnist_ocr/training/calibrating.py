@@ -154,9 +154,9 @@ def fit_confidence(populations: Mapping[str, Population]) -> Calibration:
     log_odds = compute_log_odds(probabilities)
     is_right = probabilities.argmax(1) == labels
     weights = np.where(labels == NO_DIGIT, OUTLIER_WEIGHT, 1.0)
+    is_clean = views.find_clean()
     clean, cleaned = (
-        fit_trend(log_odds[rows], is_right[rows], weights[rows])
-        for rows in (views.find_clean(), ~views.find_clean())
+        fit_trend(log_odds[rows], is_right[rows], weights[rows]) for rows in (is_clean, ~is_clean)
     )
     return replace(calibration, clean=clean, cleaned=cleaned)
 
