@@ -7,7 +7,7 @@ from itertools import islice
 import fsspec
 
 from mnist_ocr.errors import ObjectError, StorageUnreachableError, UsageError
-from mnist_ocr.storage import PAGE_SIZE, ObjectInfo, Page, Store
+from mnist_ocr.storage import PAGE_SIZE, ByteRange, ObjectInfo, Page, Store, check_size
 
 
 class FsspecStore(Store):
@@ -58,10 +58,20 @@ class FsspecStore(Store):
         while page := list(islice(chosen, PAGE_SIZE)):
             yield page
 
-    def read(self, name: str, etag: str = "") -> bytes:
+    def read(self, name: str, etag: str = "", max_bytes: int | None = None) -> bytes:
         """An object's content; not every file system has etags, so they are not compared."""
+        data = self._read(name, 0, None if max_bytes is None else max_bytes + 1)
+        check_size(self.uri_of(name), len(data), max_bytes)
+        return data
+
+    def read_range(self, wanted: ByteRange) -> bytes:
+        """A part of an object, whatever its etag."""
+        return self._read(wanted.name, wanted.start, wanted.start + wanted.length)
+
+    def _read(self, name: str, start: int, end: int | None) -> bytes:
         try:
-            return bytes(self._filesystem.cat_file(f"{self._root}/{name}"))
+            path = f"{self._root}/{name}"
+            return bytes(self._filesystem.cat_file(path, start or None, end))
         except FileNotFoundError as error:
             raise ObjectError("missing", f"There is no {self.uri_of(name)} (any more).") from error
         except PermissionError as error:

@@ -7,23 +7,23 @@ through botocore).
 """
 
 import contextlib
-import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from typing import Any, NoReturn
+from typing import Any
 
 import botocore.session
 import obstore
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import S3Store as ObstoreS3
 
-from mnist_ocr.errors import ObjectError, StorageUnreachableError, UsageError
-from mnist_ocr.storage import PAGE_SIZE, ObjectInfo, Store
+from mnist_ocr.errors import ObjectError, UsageError
+from mnist_ocr.s3_errors import ErrorSorter, error_code, no_credentials
+from mnist_ocr.storage import PAGE_SIZE, ByteRange, ObjectInfo, Store, check_size
 
 NUM_THREADS = 16
 """GETs in flight per process; more gain nothing on one core (8,000 GET/s at 0.17 ms CPU each)."""
@@ -39,16 +39,6 @@ CONNECT_TIMEOUT_S = 10
 
 RETRY_TIMEOUT_S = 40
 """Seconds for which a request is repeated while the store answers 5xx: SlowDown, restarts."""
-
-CREDENTIAL_CODES = {
-    "AuthorizationHeaderMalformed",
-    "ExpiredToken",
-    "InvalidAccessKeyId",
-    "InvalidToken",
-    "RequestTimeTooSkewed",
-    "SignatureDoesNotMatch",
-}
-"""S3's error codes that condemn the credentials rather than one object."""
 
 CREDENTIAL_LIFE = timedelta(minutes=5)
 """How long obstore may keep credentials before it asks botocore, which refreshes them, again."""
@@ -74,14 +64,16 @@ class S3Store(Store):
                 "s3",
                 config=Config(
                     connect_timeout=CONNECT_TIMEOUT_S,
+                    max_pool_connections=NUM_THREADS,
                     retries={"mode": "standard", "total_max_attempts": 3},
                 ),
             )
         except (BotoCoreError, ValueError) as error:
             raise UsageError(f"Cannot open {uri}: {error} Check the AWS_* settings.") from error
         if credentials is None:
-            raise _no_credentials(uri)
+            raise no_credentials(uri)
         endpoint = self._client.meta.endpoint_url
+        self._errors = ErrorSorter(uri, self._bucket, endpoint)
         self._objects = ObstoreS3(
             self._bucket,
             endpoint=endpoint,
@@ -125,87 +117,104 @@ class S3Store(Store):
             request["ContinuationToken"] = response["NextContinuationToken"]
 
     def _list_page(self, request: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return self._repeat(self._client.list_objects_v2, request)
+        except NoCredentialsError as error:
+            raise no_credentials(self.uri) from error
+        except ClientError as error:
+            code = error.response["Error"].get("Code", "")
+            raise self._errors.refused("list", code, error) from error
+        except BotoCoreError as error:
+            raise self._errors.unreachable(error) from error
+
+    @staticmethod
+    def _repeat(
+        operation: Callable[..., dict[str, Any]], request: dict[str, Any]
+    ) -> dict[str, Any]:
         """One request, repeated while the store is overloaded."""
         deadline = time.monotonic() + RETRY_TIMEOUT_S
         while True:
             try:
-                response: dict[str, Any] = self._client.list_objects_v2(**request)
-                return response
-            except NoCredentialsError as error:
-                raise _no_credentials(self.uri) from error
+                return operation(**request)
             except ClientError as error:
                 status = error.response["ResponseMetadata"]["HTTPStatusCode"]
                 if status < 500 or time.monotonic() > deadline:
-                    code = error.response["Error"].get("Code", "")
-                    raise self._refused("list", code, error) from error
-            except (HTTPClientError, BotoCoreError) as error:
-                raise self._unreachable(error) from error
+                    raise
 
-    def read(self, name: str, etag: str = "") -> bytes:
+    def read(self, name: str, etag: str = "", max_bytes: int | None = None) -> bytes:
         """An object's content; its etag is compared with that of the response."""
         key = self._folder + name
         if key != key.strip("/"):  # obstore would strip it: "scans/" is an object, too
-            return self._read_any_key(name, etag)
+            return self._read_any_key(name, etag, max_bytes)
         try:
             response = obstore.get(self._objects, key)
             found = (response.meta["e_tag"] or "").strip('"')
             self._check_etag(name, etag, found)
+            check_size(self.uri_of(name), response.meta["size"], max_bytes)
             return bytes(response.bytes())
         except (FileNotFoundError, BaseError) as error:
-            self._raise_for_object(name, str(error), error)
+            raise self._errors.for_object(self.uri_of(name), str(error), error) from error
         except ValueError:  # obstore has no path for this key: "a//b", "a/../b", a line break
-            return self._read_any_key(name, etag)
+            return self._read_any_key(name, etag, max_bytes)
+
+    def read_range(self, wanted: ByteRange) -> bytes:
+        """A part of an object."""
+        # by botocore: some servers (rclone) answer 200 instead of 206, which obstore refuses, and
+        # ranges are so large that its slower requests do not count
+        end = wanted.start + wanted.length - 1
+        return self._read_any_key(
+            wanted.name, wanted.etag, byte_range=f"bytes={wanted.start}-{end}"
+        )
 
     def _check_etag(self, name: str, listed: str, found: str) -> None:
         if listed and found != listed:
             raise ObjectError("changed", f"{self.uri_of(name)} has changed since it was listed.")
 
-    def _read_any_key(self, name: str, etag: str) -> bytes:
+    def _read_any_key(
+        self, name: str, etag: str, max_bytes: int | None = None, byte_range: str | None = None
+    ) -> bytes:
+        request = {"Bucket": self._bucket, "Key": self._folder + name}
         try:
-            response = self._client.get_object(Bucket=self._bucket, Key=self._folder + name)
-            self._check_etag(name, etag, response["ETag"].strip('"'))
-            return bytes(response["Body"].read())
+            response = self._repeat(
+                self._client.get_object, request | ({"Range": byte_range} if byte_range else {})
+            )
+            with contextlib.closing(response["Body"]) as body:
+                self._check_etag(name, etag, response["ETag"].strip('"'))
+                check_size(self.uri_of(name), response["ContentLength"], max_bytes)
+                return bytes(body.read())
         except ClientError as error:
-            self._raise_for_object(name, f"<Code>{error.response['Error'].get('Code')}", error)
+            code = error.response["Error"].get("Code")
+            if code == "InvalidRange":
+                return b""  # the object ends before
+            raise self._errors.for_object(self.uri_of(name), f"<Code>{code}", error) from error
         except BotoCoreError as error:
-            raise self._unreachable(error) from error
+            raise self._errors.unreachable(error) from error
 
-    def _raise_for_object(self, name: str, message: str, error: Exception) -> NoReturn:
-        """Sort a failed GET: the credentials', the object's, or the store's fault."""
-        code = _code(message)
-        if code in CREDENTIAL_CODES or code == "NoSuchBucket":
-            raise self._refused("read", code, error) from error
-        if code in {"NoSuchKey", "404"} or (not code and isinstance(error, FileNotFoundError)):
-            raise ObjectError("missing", f"There is no {self.uri_of(name)} (any more).") from error
-        if code in {"AccessDenied", "403", "401"} or (
-            not code and isinstance(error, (PermissionDeniedError, UnauthenticatedError))
-        ):
-            raise ObjectError(
-                "forbidden", f"No permission to read {self.uri_of(name)} (s3:GetObject)."
-            ) from error
-        if code == "SlowDown" or re.search(r"status code: (429|503)|429 Too Many|503 S", message):
-            raise ObjectError(
-                "throttled", f"The store asked to slow down, also on retries: {self.uri_of(name)}."
-            ) from error
-        if re.search(r"status code: 4\d\d", message) or (code and isinstance(error, ClientError)):
-            raise ObjectError(
-                "unreadable", f"The store refuses {self.uri_of(name)}: {code or message[:100]}."
-            ) from error
-        raise self._unreachable(error) from error
-
-    def read_many(self, objects: Sequence[ObjectInfo]) -> Iterator[bytes | ObjectError]:
+    def read_many(
+        self, objects: Sequence[ObjectInfo], max_bytes: int | None = None
+    ) -> Iterator[bytes | ObjectError]:
         """Contents in order, `NUM_THREADS` requests in flight."""
+        reads = ((info.size, (self.read, info.name, info.etag, max_bytes)) for info in objects)
+        return self._read_ahead(reads)
+
+    def read_ranges(self, ranges: Sequence[ByteRange]) -> Iterator[bytes | ObjectError]:
+        """Parts in order, `NUM_THREADS` requests in flight."""
+        return self._read_ahead((wanted.length, (self.read_range, wanted)) for wanted in ranges)
+
+    def _read_ahead(
+        self, reads: Iterable[tuple[int, tuple[Any, ...]]]
+    ) -> Iterator[bytes | ObjectError]:
         if self._threads is None:
             self._threads = ThreadPoolExecutor(NUM_THREADS, "s3-get")
         ahead = deque[tuple[int, Future[bytes | ObjectError]]]()
         bytes_ahead = 0
-        for info in objects:
-            while ahead and (len(ahead) == MAX_AHEAD or bytes_ahead + info.size > MAX_BYTES_AHEAD):
-                size, content = ahead.popleft()
-                bytes_ahead -= size
+        for size, read in reads:
+            while ahead and (len(ahead) == MAX_AHEAD or bytes_ahead + size > MAX_BYTES_AHEAD):
+                taken, content = ahead.popleft()
+                bytes_ahead -= taken
                 yield content.result()
-            ahead.append((info.size, self._threads.submit(self._read_or_error, info)))
-            bytes_ahead += info.size
+            ahead.append((size, self._threads.submit(self._try, *read)))
+            bytes_ahead += size
         yield from (content.result() for _, content in ahead)
 
     def write(self, name: str, data: bytes) -> None:
@@ -217,51 +226,18 @@ class S3Store(Store):
         try:
             obstore.put(self._objects, key, data)
         except FileNotFoundError as error:
-            raise self._refused("write", "NoSuchBucket", error) from error
+            raise self._errors.refused("write", "NoSuchBucket", error) from error
         except (PermissionDeniedError, UnauthenticatedError) as error:
-            raise self._refused("write", _code(str(error)) or "AccessDenied", error) from error
+            raise self._errors.refused(
+                "write", error_code(str(error)) or "AccessDenied", error
+            ) from error
         except BaseError as error:
-            raise self._unreachable(error) from error
+            raise self._errors.unreachable(error) from error
 
     def delete(self, name: str) -> None:
         """One DELETE."""
         with contextlib.suppress(FileNotFoundError, BaseError):
             obstore.delete(self._objects, self._folder + name)
-
-    def _refused(self, verb: str, code: str, error: Exception) -> Exception:
-        if code == "NoSuchBucket":
-            return UsageError(f"There is no bucket {self._bucket} ({self.uri}). Check the name.")
-        if code in CREDENTIAL_CODES:
-            return UsageError(
-                f"The store rejects these credentials for {self.uri} ({code}). "
-                "Check AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
-            )
-        if code in {"AccessDenied", "403", "Forbidden", "AllAccessDisabled"}:
-            right = {"list": "s3:ListBucket", "read": "s3:GetObject", "write": "s3:PutObject"}[verb]
-            return UsageError(
-                f"These credentials may not {verb} {self.uri} ({code}). Give them {right}."
-            )
-        return self._unreachable(error)
-
-    def _unreachable(self, error: Exception) -> StorageUnreachableError:
-        reason = str(error).partition("\n")[0].removesuffix(".")
-        return StorageUnreachableError(
-            f"No usable answer for {self.uri} from {self._client.meta.endpoint_url}: {reason}. "
-            "Check AWS_ENDPOINT_URL, the region and the network, then run the same command again."
-        )
-
-
-def _no_credentials(uri: str) -> UsageError:
-    return UsageError(
-        f"No AWS credentials for {uri}. Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
-        "AWS_SECRET_ACCESS_KEY, or run where an instance role provides them."
-    )
-
-
-def _code(message: str) -> str:
-    """The `<Code>` of the XML error document that obstore quotes in its message, or ""."""
-    found = re.search(r"<Code>(\w+)", message)
-    return found.group(1) if found else ""
 
 
 def _credential_provider(credentials: Any) -> Callable[[], Any]:

@@ -9,18 +9,19 @@ A store is a folder: `name` is relative to it, `store.uri_of(name)` absolute. Li
 order of the UTF-8 names everywhere, so that a bucket and its copy on disk list alike.
 """
 
-import contextlib
 import os
-import stat
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from mnist_ocr.errors import ObjectError, UsageError
 
 PAGE_SIZE = 1000
 """Objects in a page of a listing: what S3 returns at most."""
+
+
+UNKNOWN_SIZE = -1
+"""Size of an object that nobody has asked the store for yet."""
 
 
 class ObjectInfo(NamedTuple):
@@ -33,6 +34,15 @@ class ObjectInfo(NamedTuple):
 
 Page = list[ObjectInfo]
 """A part of a listing, in order."""
+
+
+class ByteRange(NamedTuple):
+    """The `length` bytes of an object from `start` on, if it still has this `etag`."""
+
+    name: str
+    start: int
+    length: int
+    etag: str
 
 
 class Store(ABC):
@@ -54,15 +64,27 @@ class Store(ABC):
             StorageUnreachableError: the store does not answer.
         """
 
+    def find(self, name: str) -> ObjectInfo | None:
+        """An object by its name, or None where there is no such object; raises what `list` does."""
+        first = next((info for page in self.list(name) for info in page), None)
+        return first if first and first.name == name else None
+
     @abstractmethod
-    def read(self, name: str, etag: str = "") -> bytes:
+    def read(self, name: str, etag: str = "", max_bytes: int | None = None) -> bytes:
         """An object's content, in one request.
 
         Raises:
-            ObjectError: the object is missing, forbidden, throttled or, where `etag` is given,
-                changed since it was listed.
+            ObjectError: the object is missing, forbidden, throttled, larger than `max_bytes` or,
+                where `etag` is given, changed since it was listed.
             UsageError: the credentials are not accepted.
             StorageUnreachableError: the store does not answer.
+        """
+
+    @abstractmethod
+    def read_range(self, wanted: ByteRange) -> bytes:
+        """A part of an object, in one request: fewer bytes only where the object ends.
+
+        Raises as `read` does.
         """
 
     @abstractmethod
@@ -78,122 +100,25 @@ class Store(ABC):
     def delete(self, name: str) -> None:
         """Delete an object; one that is not there, or may not be deleted, is let be."""
 
-    def read_many(self, objects: Sequence[ObjectInfo]) -> Iterator[bytes | ObjectError]:
+    def read_many(
+        self, objects: Sequence[ObjectInfo], max_bytes: int | None = None
+    ) -> Iterator[bytes | ObjectError]:
         """Each object's content, or the reason why not, in order."""
-        return map(self._read_or_error, objects)
+        return (
+            self._try(self.read, info.name, info.etag, *((max_bytes,) if max_bytes else ()))
+            for info in objects
+        )
 
-    def _read_or_error(self, info: ObjectInfo) -> bytes | ObjectError:
+    def read_ranges(self, ranges: Sequence[ByteRange]) -> Iterator[bytes | ObjectError]:
+        """Each part's bytes, or the reason why not, in order."""
+        return (self._try(self.read_range, wanted) for wanted in ranges)
+
+    @staticmethod
+    def _try(read: Callable[..., bytes], *arguments: object) -> bytes | ObjectError:
         try:
-            return self.read(info.name, info.etag)
+            return read(*arguments)
         except ObjectError as error:
             return error
-
-
-class LocalStore(Store):
-    """A folder of the local (or network) file system; symbolic links are followed."""
-
-    def list(self, prefix: str = "", start_after: str = "") -> Iterator[Page]:
-        """Pages of files, recursively; an object's etag is its time of change and size."""
-        root = Path(self.uri)
-        if not root.is_dir():
-            what = "is a file" if root.exists() else "does not exist"
-            raise UsageError(f"The folder {self.uri} {what}. Pass an existing folder or s3:// URI.")
-        folder = prefix[: prefix.rfind("/") + 1]
-        for page in self._walk(folder, frozenset()):
-            if prefix != folder or start_after:
-                page = [i for i in page if i.name.startswith(prefix) and i.name > start_after]
-            if page:
-                yield page
-
-    def _walk(self, folder: str, ancestors: frozenset[tuple[int, int]]) -> Iterator[Page]:
-        """Pages of the files below `folder`, which is empty or ends with a slash."""
-        path = os.path.join(self.uri, folder)  # noqa: PTH118 - a Path per file is slow
-        try:
-            here = os.stat(path)  # noqa: PTH116
-            with os.scandir(path) as scan:
-                # code points sort as UTF-8 does, and with its slash "b/" comes after "b.png", as
-                # the key "b/x.png" does in a bucket
-                entries = sorted((e.name + "/" * _is_folder(e), e) for e in scan)
-        except FileNotFoundError:
-            return  # no such prefix
-        except OSError as error:
-            raise UsageError(
-                f"Cannot list the folder {path}: {error.strerror}. Give read access to it, or move "
-                "it away."
-            ) from error
-        inode = (here.st_dev, here.st_ino)
-        if inode in ancestors:
-            return  # a symbolic link that leads back up
-        page: Page = []
-        for name, entry in entries:
-            if name.endswith("/"):
-                yield page
-                yield from self._walk(folder + name, ancestors | {inode})
-                page = []
-                continue
-            try:
-                status = entry.stat()
-            except OSError:  # a broken link, or gone since: listed, so that it gets its row
-                page.append(ObjectInfo(folder + name, 0, "missing"))
-                continue
-            if stat.S_ISREG(status.st_mode):  # a pipe or a socket holds no image, and would block
-                page.append(ObjectInfo(folder + name, status.st_size, _etag(status)))
-            if len(page) == PAGE_SIZE:
-                yield page
-                page = []
-        yield page
-
-    def read(self, name: str, etag: str = "") -> bytes:
-        """A file's content."""
-        path = f"{self.uri}/{name}"
-        try:
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                status = os.fstat(descriptor)
-                if etag and _etag(status) != etag:
-                    raise ObjectError("changed", f"{path} has changed since it was listed.")
-                data = os.read(descriptor, status.st_size)
-                while len(data) < status.st_size and (more := os.read(descriptor, 1 << 24)):
-                    data += more
-                return data
-            finally:
-                os.close(descriptor)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise ObjectError("missing", f"There is no file {path} (any more).") from error
-        except PermissionError as error:
-            raise ObjectError("forbidden", f"No permission to read {path}.") from error
-        except ObjectError:
-            raise
-        except OSError as error:
-            raise ObjectError("unreadable", f"Reading {path} failed: {error.strerror}.") from error
-
-    def write(self, name: str, data: bytes) -> None:
-        """Write a temporary file beside the target, flush it to the disk, and rename it."""
-        target = Path(self.uri, name)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-            folder = os.open(target.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)  # makes the rename itself durable
-            finally:
-                os.close(folder)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise UsageError(
-                f"Cannot write {target}: {error.strerror}. Make room or pass another folder."
-            ) from error
-
-    def delete(self, name: str) -> None:
-        """Unlink a file."""
-        with contextlib.suppress(OSError):
-            Path(self.uri, name).unlink()
 
 
 def resolve_uri(uri: str) -> str:
@@ -222,6 +147,8 @@ def open_store(uri: str) -> Store:
     """
     uri = resolve_uri(uri)
     if is_local(uri):
+        from mnist_ocr.local_store import LocalStore
+
         return LocalStore(uri)
     if uri.startswith("s3://"):
         from mnist_ocr.s3 import S3Store
@@ -232,12 +159,7 @@ def open_store(uri: str) -> Store:
     return FsspecStore(uri)
 
 
-def _etag(status: os.stat_result) -> str:
-    return f"{status.st_mtime_ns:x}-{status.st_size:x}"
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a symbolic link to itself
-        return False
+def check_size(uri: str, size: int, max_bytes: int | None) -> None:
+    """Refuse an object that is larger than its reader can use."""
+    if max_bytes is not None and size > max_bytes:
+        raise ObjectError("too_large", f"{uri} has {size:,} bytes; at most {max_bytes:,} are read.")

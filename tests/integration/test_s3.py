@@ -12,7 +12,7 @@ from mnist_ocr.errors import ObjectError, StorageUnreachableError, UsageError
 from mnist_ocr.labelling.config import LabelConfig, VerifyConfig
 from mnist_ocr.labelling.label import label
 from mnist_ocr.labelling.verification import verify
-from mnist_ocr.storage import open_store
+from mnist_ocr.storage import ByteRange, open_store
 
 
 @pytest.fixture
@@ -180,3 +180,26 @@ def test_object_that_vanished_or_changed_is_its_own_error(moto: S3Server) -> Non
     assert isinstance(new, ObjectError)
     assert new.status == "changed"
     assert same == b"1"
+
+
+@pytest.mark.parametrize("server", ["rclone", "moto"])
+def test_parts_of_objects(server: str, request: pytest.FixtureRequest) -> None:
+    """Ranges end where the object does; a changed or missing object is an error of its own."""
+    client = request.getfixturevalue(server).client()
+    client.create_bucket(Bucket="parts")
+    client.put_object(Bucket="parts", Key="a b.bin", Body=b"0123456789")
+    store = open_store("s3://parts")
+    info = store.find("a b.bin")
+    assert info is not None
+    assert info.size == 10
+    assert store.find("a") is None
+    ranges = [ByteRange(info.name, start, 4, info.etag) for start in (0, 8, 10)]
+    assert list(store.read_ranges(ranges)) == [b"0123", b"89", b""]
+    errors = store.read_ranges([ByteRange("a b.bin", 0, 4, "x"), ByteRange("none", 0, 4, "")])
+    assert [error.status for error in errors if isinstance(error, ObjectError)] == [
+        "changed",
+        "missing",
+    ]
+    (error,) = store.read_many([info], max_bytes=9)
+    assert isinstance(error, ObjectError)
+    assert error.status == "too_large"

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mnist_ocr.errors import UsageError
-from mnist_ocr.storage import LocalStore
+from mnist_ocr.local_store import LocalStore
 from mnist_ocr.training.checkpoints import (
     CHECKPOINT,
     read_checkpoint,

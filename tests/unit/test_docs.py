@@ -139,7 +139,9 @@ def test_every_status_is_documented() -> None:
     """Those of decoding, those of reading, and no other."""
     table = DOCUMENTS["docs/predictions.md"].partition("## Statuses")[2]
     documented = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
-    sources = "".join((ROOT / f"mnist_ocr/{name}.py").read_text() for name in ("storage", "s3"))
+    readers = [ROOT / "mnist_ocr/storage.py", *ROOT.glob("mnist_ocr/*_store.py")]
+    readers += [*ROOT.glob("mnist_ocr/s3*.py"), *ROOT.glob("mnist_ocr/labelling/*.py")]
+    sources = "".join(path.read_text() for path in readers)
     reading = re.findall(r'ObjectError\(\s*"(\w+)"', sources)
     assert sorted(documented) == sorted({OK, BLANK, NOT_A_DIGIT, *DECODE_STATUSES, *reading})
 

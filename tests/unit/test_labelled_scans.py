@@ -16,7 +16,7 @@ from scans import (
 )
 
 from mnist_ocr.errors import ObjectError, StorageUnreachableError, UsageError
-from mnist_ocr.storage import LocalStore
+from mnist_ocr.local_store import LocalStore
 from mnist_ocr.training.datasets import check_trainable
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mnist_ocr.errors import ObjectError, UsageError
-from mnist_ocr.storage import open_store, resolve_uri
+from mnist_ocr.storage import UNKNOWN_SIZE, ByteRange, ObjectInfo, open_store, resolve_uri
 
 
 def write_files(root: Path, *names: str) -> None:
@@ -142,3 +142,39 @@ def test_uri_that_is_not_utf8_is_refused() -> None:
     """Its bytes could be neither printed nor written as JSON."""
     with pytest.raises(UsageError, match="is not UTF-8"):
         resolve_uri("models/\udcff")
+
+
+@pytest.mark.parametrize("kind", ["folder", "memory"])
+def test_part_of_an_object(kind: str, tmp_path: Path) -> None:
+    """A range gives its bytes, fewer where the object ends, none behind its end."""
+    store = open_store(str(tmp_path) if kind == "folder" else f"memory://{tmp_path.name}")
+    store.write("a/b.bin", b"0123456789")
+    info = store.find("a/b.bin")
+    assert info is not None
+    assert info.size == 10
+    starts = (0, 8, 10, 20)
+    ranges = [ByteRange("a/b.bin", start, 4, info.etag) for start in starts]
+    assert list(store.read_ranges(ranges)) == [b"0123", b"89", b"", b""]
+    assert store.find("a/b") is None
+    assert store.find("a") is None
+
+
+def test_part_of_a_file_that_changed_is_no_bytes(tmp_path: Path) -> None:
+    """The etag is compared for parts, too."""
+    store = open_store(str(tmp_path))
+    store.write("a.bin", b"0123456789")
+    (error,) = store.read_ranges([ByteRange("a.bin", 0, 4, "other")])
+    assert isinstance(error, ObjectError)
+    assert error.status == "changed"
+
+
+@pytest.mark.parametrize("kind", ["folder", "memory"])
+def test_object_larger_than_its_reader_can_use_is_not_read(kind: str, tmp_path: Path) -> None:
+    """For objects whose size no listing has told."""
+    store = open_store(str(tmp_path) if kind == "folder" else f"memory://{tmp_path.name}")
+    store.write("a.bin", b"0123456789")
+    infos = [ObjectInfo("a.bin", UNKNOWN_SIZE, "")]
+    assert list(store.read_many(infos, max_bytes=10)) == [b"0123456789"]
+    (error,) = store.read_many(infos, max_bytes=9)
+    assert isinstance(error, ObjectError)
+    assert error.status == "too_large"

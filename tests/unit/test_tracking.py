@@ -6,7 +6,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mnist_ocr.errors import UsageError
-from mnist_ocr.storage import LocalStore
+from mnist_ocr.local_store import LocalStore
 from mnist_ocr.training.metrics import EpochMetrics, format_history, parse_history
 from mnist_ocr.training.tracking import EVENTS, SCALARS, RunTracker
 

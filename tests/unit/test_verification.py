@@ -19,7 +19,8 @@ from mnist_ocr.labelling.label import SUCCESS, LabelSummary
 from mnist_ocr.labelling.predictions import decode_table, encode_table
 from mnist_ocr.labelling.shards import read_images, write_predictions
 from mnist_ocr.labelling.verification import verify
-from mnist_ocr.storage import LocalStore, open_store
+from mnist_ocr.local_store import LocalStore
+from mnist_ocr.storage import open_store
 
 
 @pytest.fixture
