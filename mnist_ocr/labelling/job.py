@@ -8,6 +8,7 @@ from mnist_ocr.digits.canonical import PREPROCESSING_VERSION
 from mnist_ocr.digits.model import Model, package_versions
 from mnist_ocr.errors import ObjectError, UsageError
 from mnist_ocr.labelling.config import LabelConfig
+from mnist_ocr.labelling.sources import Source
 from mnist_ocr.storage import Store
 
 JOB = "_job.json"
@@ -37,7 +38,7 @@ class Job:
         return {**fields, "extensions": list(self.extensions)}
 
 
-def describe_job(config: LabelConfig, model: Model, source: Store, output: Store) -> Job:
+def describe_job(config: LabelConfig, model: Model, source: Source, output: Store) -> Job:
     """The job that a run asks for."""
     threshold = model.info.calibration.find_threshold(config.max_risk)
     return Job(

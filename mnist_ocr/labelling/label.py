@@ -22,6 +22,7 @@ from mnist_ocr.labelling.manifest import check_input, list_finished_shards, read
 from mnist_ocr.labelling.pipeline import label_shards
 from mnist_ocr.labelling.report import Progress
 from mnist_ocr.labelling.shards import Receipt, read_receipt
+from mnist_ocr.labelling.sources import Source, open_source
 from mnist_ocr.session import connect_ray
 from mnist_ocr.storage import Store, is_local, open_store
 
@@ -44,7 +45,7 @@ class LabelSummary:
     statuses: dict[str, int]
     """Rows by status."""
     requests_per_image: float
-    """Objects fetched per row, over all runs of the job."""
+    """Of reading the images, over all runs of the job."""
     num_images_this_run: int
     images_per_s: float
     """Of this run, from the start of the pipeline, the start of its workers included."""
@@ -71,7 +72,8 @@ def label(
         StorageUnreachableError: a store does not answer; the same command resumes.
     """
     started = monotonic()
-    source, output = open_store(config.input_uri), open_store(config.output_uri)
+    source = open_source(config.input_uri, config.extensions)
+    output = open_store(config.output_uri)
     model = load_model(config.model_uri)
     job, is_new = _find_job(describe_job(config, model, source, output), source, output)
     if not is_new and (summary := read_summary(output)):
@@ -79,7 +81,7 @@ def label(
         return replace(summary, num_images_this_run=0, wall_s=monotonic() - started)
     if job.threshold is None:
         logger.warning("%s", explain_no_threshold(config.max_risk, model.info.calibration))
-    check_input(source, config.extensions)  # when resuming, too: a disk may not be mounted
+    check_input(source)  # when resuming, too: a disk may not be mounted
     finished = [] if is_new else list_finished_shards(output)
     connect_ray()
     cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
@@ -188,14 +190,13 @@ def plan_workers(config: LabelConfig, cluster: Mapping[str, float]) -> tuple[int
     return min(config.num_actors or room, room), share
 
 
-def _find_job(wanted: Job, source: Store, output: Store) -> tuple[Job, bool]:
+def _find_job(wanted: Job, source: Source, output: Store) -> tuple[Job, bool]:
     """The job on record, or the one wanted if the output is free for it; and whether it is new."""
-    for inner, outer in ((source, output), (output, source)):
-        if f"{inner.uri}/".startswith(f"{outer.uri}/"):
-            raise UsageError(
-                f"Input {source.uri} and output {output.uri} lie one in the other. "
-                "Choose an output folder apart from the input."
-            )
+    if source.holds(output.uri) or f"{source.uri}/".startswith(f"{output.uri}/"):
+        raise UsageError(
+            f"Input {source.uri} and output {output.uri} lie one in the other. "
+            "Choose an output folder apart from the input."
+        )
     if recorded := read_job(output):
         check_same_job(recorded, wanted)
         return replace(recorded, output_uri=output.uri), False

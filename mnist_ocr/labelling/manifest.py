@@ -11,13 +11,14 @@ the output (DuckDB does) finds predictions only.
 
 import json
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 
 import pyarrow as pa
 
 from mnist_ocr.errors import ObjectError, UsageError
+from mnist_ocr.labelling.sources import Source
 from mnist_ocr.storage import ObjectInfo, Store
 
 FOLDER = "_manifest/"
@@ -47,9 +48,9 @@ class ManifestShard:
     table: pa.Table
     """Rows of `SCHEMA`, in id order."""
 
-    def objects(self, store: Store) -> list[ObjectInfo]:
-        """The rows as the store of the input knows them."""
-        skip = len(store.uri_of(""))
+    def objects(self, source: Source) -> list[ObjectInfo]:
+        """The rows as the source knows them."""
+        skip = len(source.uri_of(""))
         columns = (self.table[name].to_pylist() for name in ("path", "size", "etag"))
         return [
             ObjectInfo(_unescape(path[skip:]), size, etag)
@@ -84,9 +85,7 @@ def read_totals(output: Store) -> dict[str, int] | None:
     return totals
 
 
-def iterate_shards(
-    source: Store, output: Store, *, shard_size: int, extensions: Sequence[str]
-) -> Iterator[int]:
+def iterate_shards(source: Source, output: Store, *, shard_size: int) -> Iterator[int]:
     """Every shard number in order: those on record first, then those that listing adds.
 
     A listing that was cut off goes on behind the last object on record; one that has ended is not
@@ -96,13 +95,13 @@ def iterate_shards(
     yield from shards
     if read_totals(output):
         return
-    next_shard, next_id, start_after = 0, 0, ""
+    next_shard, next_id, last_object = 0, 0, None
     if shards:
         last = read_shard(output, shards[-1])
         next_shard = shards[-1] + 1
         next_id = last.table["id"][-1].as_py() + 1
-        start_after = last.objects(source)[-1].name
-    objects = list_objects(source, extensions, start_after)
+        last_object = last.objects(source)[-1]
+    objects = source.list(last_object)
     while rows := list(islice(objects, size_of_shard(next_shard, shard_size))):
         output.write(shard_name(next_shard), _encode(source, next_id, rows))
         yield next_shard
@@ -118,18 +117,7 @@ def size_of_shard(shard: int, shard_size: int) -> int:
     return min(shard_size, FIRST_SHARD_SIZE << min(shard // 2, 16))
 
 
-def list_objects(
-    source: Store, extensions: Sequence[str] = (), start_after: str = ""
-) -> Iterator[ObjectInfo]:
-    """The input's objects in order, those with one of the `extensions` only, if there are any."""
-    objects = chain.from_iterable(source.list(start_after=start_after))
-    if not extensions:
-        return objects
-    endings = tuple(extension.lower() for extension in extensions)
-    return (info for info in objects if info.name.lower().endswith(endings))
-
-
-def check_input(source: Store, extensions: Sequence[str]) -> None:
+def check_input(source: Source) -> None:
     """Make sure that there is something to label.
 
     Raises:
@@ -137,15 +125,13 @@ def check_input(source: Store, extensions: Sequence[str]) -> None:
             nothing in it.
         StorageUnreachableError: the store does not answer.
     """
-    first = list(islice(list_objects(source, extensions), 3))
+    first = list(islice(source.list(), 3))
     for info in first:
         if info.size > MAX_PROBE_BYTES:
             break
-        try:
-            source.read(info.name)
-        except ObjectError as error:
-            if error.status == "forbidden":
-                continue  # it alone, or all of them?
+        (content,) = source.read_many([info])
+        if isinstance(content, ObjectError) and content.status == "forbidden":
+            continue  # it alone, or all of them?
         break
     else:
         if first:
@@ -153,7 +139,8 @@ def check_input(source: Store, extensions: Sequence[str]) -> None:
                 f"May list {source.uri} but not read it: the first objects are forbidden. "
                 "Give these credentials the right to read (s3:GetObject)."
             )
-        wanted = f" with the extension {' or '.join(extensions)}" if extensions else ""
+        extensions = " or ".join(source.extensions)
+        wanted = f" with the extension {extensions}" if extensions else ""
         advice = "Check the path" + (" or pass other --extensions." if extensions else ".")
         raise UsageError(f"No objects{wanted} under {source.uri}. {advice}")
 
@@ -178,7 +165,7 @@ def _numbers(output: Store, prefix: str, pattern: re.Pattern[str]) -> list[int]:
     return [int(match[1]) for name in names if (match := pattern.fullmatch(name))]
 
 
-def _encode(source: Store, first_id: int, rows: Collection[ObjectInfo]) -> bytes:
+def _encode(source: Source, first_id: int, rows: Collection[ObjectInfo]) -> bytes:
     table = pa.Table.from_arrays(
         [
             pa.array(range(first_id, first_id + len(rows)), pa.int64()),

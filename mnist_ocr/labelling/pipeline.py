@@ -39,6 +39,7 @@ from mnist_ocr.digits.model import Model
 from mnist_ocr.labelling.job import Job
 from mnist_ocr.labelling.manifest import iterate_shards, read_shard
 from mnist_ocr.labelling.shards import Receipt, read_images, write_predictions
+from mnist_ocr.labelling.sources import Source, open_source
 from mnist_ocr.storage import Store, open_store
 
 TASKS_IN_FLIGHT = 2
@@ -147,10 +148,8 @@ class ManifestSource(Datasource):
 
 def _list_shards(job: Job, finished: frozenset[int]) -> Iterator[pa.Table]:
     """One-row tables. `finished` is fixed at the start, so that a retry yields the same ones."""
-    source, output = open_store(job.input_uri), open_store(job.output_uri)
-    for shard in iterate_shards(
-        source, output, shard_size=job.shard_size, extensions=job.extensions
-    ):
+    source, output = open_source(job.input_uri, job.extensions), open_store(job.output_uri)
+    for shard in iterate_shards(source, output, shard_size=job.shard_size):
         if shard not in finished:
             yield pa.table({"shard": [shard]})
 
@@ -167,21 +166,24 @@ class ShardLabeller:
         shard = _value(row, "shard")
         source, output = _stores(self._job)
         manifest = read_shard(output, shard)
-        predictions = self._classifier.predict_batch(read_images(source, manifest))
-        return _receipt_row(write_predictions(output, self._job, shard, manifest, predictions))
+        batch, num_requests = read_images(source, manifest)
+        predictions = self._classifier.predict_batch(batch)
+        receipt = write_predictions(output, self._job, shard, manifest, predictions, num_requests)
+        return _receipt_row(receipt)
 
 
 def read_shard_images(row: pa.Table, job: Job) -> pa.Table:
     """A shard number in; its `ImageBatch` out, of the raw views those that differ."""
     shard = _value(row, "shard")
     source, output = _stores(job)
-    batch = read_images(source, read_shard(output, shard))
+    batch, num_requests = read_images(source, read_shard(output, shard))
     differing = np.flatnonzero(find_differing(batch))
     arrays: dict[str, NDArray[Any]] = {
         "images": batch.images,
         "raw": batch.raw[differing],
         "differing": differing,
         "trust": batch.trust,
+        "num_requests": np.array([num_requests]),
     }
     return _shard_row(shard, arrays, batch.status, batch.error)
 
@@ -209,6 +211,7 @@ class DigitPredictor:
         arrays = {
             "probabilities": predictions.probabilities,
             "confidence": predictions.confidence,
+            "num_requests": _array(row, "num_requests", np.int64),
         }
         status = predictions.status.tolist()
         return _shard_row(_value(row, "shard"), arrays, status, predictions.error)
@@ -225,18 +228,20 @@ def write_shard_predictions(row: pa.Table, job: Job) -> pa.Table:
     )
     _, output = _stores(job)
     manifest = read_shard(output, shard)
-    return _receipt_row(write_predictions(output, job, shard, manifest, predictions))
+    (num_requests,) = _array(row, "num_requests", np.int64).tolist()
+    receipt = write_predictions(output, job, shard, manifest, predictions, num_requests)
+    return _receipt_row(receipt)
 
 
 @cache
-def _open(uri: str) -> Store:
+def _open(input_uri: str, extensions: tuple[str, ...], output_uri: str) -> tuple[Source, Store]:
     """One connection per worker process; a process labels one shard at a time, on one core."""
     cv2.setNumThreads(1)
-    return open_store(uri)
+    return open_source(input_uri, extensions), open_store(output_uri)
 
 
-def _stores(job: Job) -> tuple[Store, Store]:
-    return _open(job.input_uri), _open(job.output_uri)
+def _stores(job: Job) -> tuple[Source, Store]:
+    return _open(job.input_uri, job.extensions, job.output_uri)
 
 
 def _shard_row(

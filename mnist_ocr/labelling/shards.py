@@ -5,10 +5,7 @@ The same three steps run fused in one actor on a CPU cluster and apart on a GPU 
 """
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from socket import gethostname
 from typing import Any
 
 import pyarrow as pa
@@ -16,8 +13,7 @@ import pyarrow.compute as pc
 
 from mnist_ocr.digits.batch import ImageBatch, prepare_images
 from mnist_ocr.digits.classifier import Predictions
-from mnist_ocr.digits.decoding import MAX_BYTES
-from mnist_ocr.errors import ObjectError, UsageError
+from mnist_ocr.errors import UsageError
 from mnist_ocr.labelling.job import Job
 from mnist_ocr.labelling.manifest import ManifestShard, part_name
 from mnist_ocr.labelling.predictions import (
@@ -26,7 +22,8 @@ from mnist_ocr.labelling.predictions import (
     encode_table,
     read_metadata,
 )
-from mnist_ocr.storage import ObjectInfo, Store, is_local
+from mnist_ocr.labelling.sources import Source
+from mnist_ocr.storage import Store
 
 
 @dataclass(frozen=True)
@@ -36,46 +33,37 @@ class Receipt:
     shard: int
     num_images: int
     num_requests: int
-    """Objects fetched; those too large for an image are not."""
+    """What reading the images took; the neighbours in an archive share requests."""
     num_accepted: int
     statuses: dict[str, int]
     """Rows by status."""
 
 
-def read_images(source: Store, manifest: ManifestShard) -> ImageBatch:
-    """Fetch, decode and canonicalise a shard's objects, one request each.
+def read_images(source: Source, manifest: ManifestShard) -> tuple[ImageBatch, int]:
+    """Fetch, decode and canonicalise a shard's objects; returns the number of requests, too.
 
     Raises:
         UsageError: the whole input is gone, or this machine does not have it.
     """
-    if is_local(source.uri) and not Path(source.uri).is_dir():
-        raise UsageError(
-            f"There is no folder {source.uri} on {gethostname()}. Mount it there, or pass an "
-            "s3:// URI; then run the same command again."
-        )
+    source.check_is_here()
+    before = source.num_requests
     objects = manifest.objects(source)
-    return prepare_images(_read_contents(source, objects), len(objects))
-
-
-def _read_contents(source: Store, objects: list[ObjectInfo]) -> Iterator[bytes | ObjectError]:
-    contents = source.read_many([info for info in objects if info.size <= MAX_BYTES])
-    for info in objects:
-        if info.size <= MAX_BYTES:
-            yield next(contents)
-        else:
-            yield ObjectError(
-                "too_large", f"{info.size:,} bytes; images may have up to {MAX_BYTES:,}."
-            )
+    batch = prepare_images(source.read_many(objects), len(objects))
+    return batch, source.num_requests - before
 
 
 def write_predictions(
-    output: Store, job: Job, shard: int, manifest: ManifestShard, predictions: Predictions
+    output: Store,
+    job: Job,
+    shard: int,
+    manifest: ManifestShard,
+    predictions: Predictions,
+    num_requests: int,
 ) -> Receipt:
     """Commit a shard: its Parquet file appears whole, or not at all."""
     rows = manifest.table
     assert len(predictions.status) == len(rows), "a shard was split on its way"
     statuses = Counter(predictions.status.tolist())
-    num_requests = sum(size <= MAX_BYTES for size in rows["size"].to_pylist())
     table = build_table(rows["id"], rows["path"], predictions, job.threshold)
     num_accepted = pc.sum(table["accepted"], min_count=0).as_py()
     receipt = Receipt(shard, len(rows), num_requests, num_accepted, dict(statuses))

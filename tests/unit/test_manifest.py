@@ -7,17 +7,18 @@ import pytest
 
 from mnist_ocr.errors import ObjectError, UsageError
 from mnist_ocr.labelling import manifest
+from mnist_ocr.labelling.sources import FolderSource, Source
 from mnist_ocr.local_store import LocalStore
 from mnist_ocr.storage import ObjectInfo, Store, open_store
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Store:
+def source(tmp_path: Path) -> Source:
     """A folder of ten files."""
     (tmp_path / "scans").mkdir()
     for i in range(10):
         (tmp_path / f"scans/{i}.png").write_bytes(b"x" * i)
-    return open_store(str(tmp_path / "scans"))
+    return FolderSource(open_store(str(tmp_path / "scans")))
 
 
 @pytest.fixture
@@ -27,12 +28,12 @@ def output(tmp_path: Path) -> Store:
     return open_store(str(tmp_path / "out"))
 
 
-def iterate(source: Store, output: Store, **options: object) -> list[int]:
-    options = {"shard_size": 4, "extensions": (), **options}
+def iterate(source: Source, output: Store, **options: object) -> list[int]:
+    options = {"shard_size": 4, **options}
     return list(manifest.iterate_shards(source, output, **options))
 
 
-def rows_of(source: Store, output: Store) -> list[tuple[int, str]]:
+def rows_of(source: Source, output: Store) -> list[tuple[int, str]]:
     """(id, name) of every row on record."""
     rows = []
     for shard in manifest.list_shards(output):
@@ -42,7 +43,7 @@ def rows_of(source: Store, output: Store) -> list[tuple[int, str]]:
     return rows
 
 
-def test_listing_becomes_shards_of_fixed_size(source: Store, output: Store) -> None:
+def test_listing_becomes_shards_of_fixed_size(source: Source, output: Store) -> None:
     """Ids count the objects in listing order; the totals are on record at the end."""
     assert iterate(source, output) == [0, 1, 2]
     assert rows_of(source, output) == [(i, f"{i}.png") for i in range(10)]
@@ -58,18 +59,18 @@ def test_first_shards_are_smaller() -> None:
     assert {manifest.size_of_shard(shard, 64) for shard in (0, 1, 10_000_000)} == {64}
 
 
-def test_shard_is_on_record_before_it_is_handed_out(source: Store, output: Store) -> None:
+def test_shard_is_on_record_before_it_is_handed_out(source: Source, output: Store) -> None:
     """Whoever gets a shard number can read the shard."""
-    for shard in manifest.iterate_shards(source, output, shard_size=4, extensions=()):
+    for shard in manifest.iterate_shards(source, output, shard_size=4):
         assert manifest.list_shards(output)[-1] == shard
 
 
 @pytest.mark.parametrize("num_before", [0, 1, 2, 3])
 def test_cut_off_listing_goes_on_where_it_was(
-    num_before: int, source: Store, output: Store
+    num_before: int, source: Source, output: Store
 ) -> None:
     """Shards on record are handed out again as they are; no object is in two."""
-    listing = manifest.iterate_shards(source, output, shard_size=4, extensions=())
+    listing = manifest.iterate_shards(source, output, shard_size=4)
     for _ in range(num_before):
         next(listing)
     listing.close()
@@ -80,7 +81,7 @@ def test_cut_off_listing_goes_on_where_it_was(
         assert output.read(manifest.shard_name(shard)) == content
 
 
-def test_ended_listing_is_not_repeated(source: Store, output: Store, tmp_path: Path) -> None:
+def test_ended_listing_is_not_repeated(source: Source, output: Store, tmp_path: Path) -> None:
     """Objects that arrive after the listing are of another job; the source is not even asked."""
     iterate(source, output)
     (tmp_path / "scans/new.png").write_bytes(b"x")
@@ -89,37 +90,37 @@ def test_ended_listing_is_not_repeated(source: Store, output: Store, tmp_path: P
         def list(self, prefix: str = "", start_after: str = "") -> Iterator[list[ObjectInfo]]:
             raise AssertionError("listed again")
 
-    assert iterate(Unlistable(source.uri), output) == [0, 1, 2]
+    assert iterate(FolderSource(Unlistable(source.uri)), output) == [0, 1, 2]
 
 
-def test_extensions_choose_objects(source: Store, output: Store, tmp_path: Path) -> None:
+def test_extensions_choose_objects(source: Source, output: Store, tmp_path: Path) -> None:
     """The ending decides, in any case; what is left out gets no id."""
     (tmp_path / "scans/5.png").rename(tmp_path / "scans/5.PNG")
     (tmp_path / "scans/6.png").rename(tmp_path / "scans/6.txt")
-    iterate(source, output, extensions=(".png",))
+    iterate(FolderSource(open_store(source.uri), (".png",)), output)
     assert [name for _, name in rows_of(source, output)] == [
         f"{i}.{'PNG' if i == 5 else 'png'}" for i in (0, 1, 2, 3, 4, 5, 7, 8, 9)
     ]
 
 
-def test_nothing_to_label_is_said(source: Store, tmp_path: Path) -> None:
+def test_nothing_to_label_is_said(source: Source, tmp_path: Path) -> None:
     """With the folder, and the extensions if any were asked for."""
     with pytest.raises(UsageError, match=r"with the extension \.jpg or \.tif under .*scans"):
-        manifest.check_input(source, (".jpg", ".tif"))
+        manifest.check_input(FolderSource(open_store(source.uri), (".jpg", ".tif")))
     (tmp_path / "none").mkdir()
     with pytest.raises(UsageError, match=r"No objects under .*none\. Check the path\."):
-        manifest.check_input(open_store(str(tmp_path / "none")), ())
+        manifest.check_input(FolderSource(open_store(str(tmp_path / "none"))))
 
 
 @pytest.mark.parametrize("num_before", [0, 1, 2, 3])
 def test_file_names_that_are_not_utf8_can_be_read(
-    num_before: int, source: Store, output: Store
+    num_before: int, source: Source, output: Store
 ) -> None:
     """The manifest spells them with escapes; listing resumes behind them, reading finds them."""
     for i in range(6):
         with open(f"{source.uri}/".encode() + b"7\xe9-%d.png" % i, "wb") as file:  # noqa: PTH123
             file.write(b"%d" % i)
-    listing = manifest.iterate_shards(source, output, shard_size=4, extensions=())
+    listing = manifest.iterate_shards(source, output, shard_size=4)
     for _ in range(num_before):
         next(listing)
     listing.close()
@@ -127,14 +128,15 @@ def test_file_names_that_are_not_utf8_can_be_read(
     assert len(rows_of(source, output)) == 16
     names = [name for _, name in rows_of(source, output)]
     assert names == sorted(names)
-    contents = [source.read(name) for name in names if name.startswith("7\udce9")]
+    store = open_store(source.uri)
+    contents = [store.read(name) for name in names if name.startswith("7\udce9")]
     assert contents == [b"0", b"1", b"2", b"3", b"4", b"5"]
     paths = manifest.read_shard(output, 3).table["path"].to_pylist()
     assert all(path.isascii() for path in paths)
 
 
 def test_emptied_input_is_not_a_finished_listing(
-    source: Store, output: Store, tmp_path: Path
+    source: Source, output: Store, tmp_path: Path
 ) -> None:
     """An unmounted disk must not end a job with no images."""
     for path in (tmp_path / "scans").iterdir():
@@ -149,18 +151,18 @@ class ForbiddenStore(LocalStore):
 
     forbidden: tuple[str, ...] = ()
 
-    def read(self, name: str, etag: str = "") -> bytes:
+    def read(self, name: str, etag: str = "", max_bytes: int | None = None) -> bytes:
         """Refuse some."""
         if name in self.forbidden:
             raise ObjectError("forbidden", f"No permission to read {name}.")
-        return super().read(name, etag)
+        return super().read(name, etag, max_bytes)
 
 
-def test_input_that_may_be_listed_but_not_read_is_said(source: Store) -> None:
+def test_input_that_may_be_listed_but_not_read_is_said(source: Source) -> None:
     """Before a million rows say `forbidden`; a single forbidden object is a row."""
     store = ForbiddenStore(source.uri)
     store.forbidden = ("0.png",)
-    manifest.check_input(store, ())
+    manifest.check_input(FolderSource(store))
     store.forbidden = ("0.png", "1.png", "2.png")
     with pytest.raises(UsageError, match=r"May list .* but not read it"):
-        manifest.check_input(store, ())
+        manifest.check_input(FolderSource(store))

@@ -9,6 +9,7 @@ from mnist_ocr.digits.decoding import MAX_BYTES
 from mnist_ocr.errors import UsageError
 from mnist_ocr.labelling import manifest
 from mnist_ocr.labelling.shards import read_images
+from mnist_ocr.labelling.sources import FolderSource
 from mnist_ocr.local_store import LocalStore
 from mnist_ocr.storage import open_store
 
@@ -20,10 +21,10 @@ class CountingStore(LocalStore):
         super().__init__(uri)
         self.reads: Counter[str] = Counter()
 
-    def read(self, name: str, etag: str = "") -> bytes:
+    def read(self, name: str, etag: str = "", max_bytes: int | None = None) -> bytes:
         """Count."""
         self.reads[name] += 1
-        return super().read(name, etag)
+        return super().read(name, etag, max_bytes)
 
 
 @pytest.fixture
@@ -37,25 +38,27 @@ def scans(tmp_path: Path) -> Path:
     return tmp_path / "scans"
 
 
-def list_first_shard(source: LocalStore, output: Path) -> manifest.ManifestShard:
+def list_first_shard(source: FolderSource, output: Path) -> manifest.ManifestShard:
     output.mkdir()
     store = open_store(str(output))
-    list(manifest.iterate_shards(source, store, shard_size=10, extensions=()))
+    list(manifest.iterate_shards(source, store, shard_size=10))
     return manifest.read_shard(store, 0)
 
 
 def test_each_object_is_fetched_once_and_huge_ones_never(scans: Path, tmp_path: Path) -> None:
     """The size in the manifest is reason enough."""
-    source = CountingStore(str(scans))
-    batch = read_images(source, list_first_shard(source, tmp_path / "out"))
-    assert source.reads == {"a.png": 1, "b.png": 1}
+    store = CountingStore(str(scans))
+    source = FolderSource(store)
+    batch, num_requests = read_images(source, list_first_shard(source, tmp_path / "out"))
+    assert num_requests == 2
+    assert store.reads == {"a.png": 1, "b.png": 1}
     assert batch.status == ["not_an_image", "not_an_image", "too_large"]
 
 
 def test_input_that_this_machine_does_not_have_stops_the_shard(scans: Path, tmp_path: Path) -> None:
     """Another node's folder is no reason for rows that say `missing`."""
-    source = LocalStore(str(scans))
+    source = FolderSource(LocalStore(str(scans)))
     shard = list_first_shard(source, tmp_path / "out")
     scans.rename(tmp_path / "elsewhere")
-    with pytest.raises(UsageError, match="There is no folder"):
+    with pytest.raises(UsageError, match="There is no "):
         read_images(source, shard)

@@ -18,6 +18,7 @@ from mnist_ocr.labelling.job import Job, write_job
 from mnist_ocr.labelling.label import SUCCESS, LabelSummary
 from mnist_ocr.labelling.predictions import decode_table, encode_table
 from mnist_ocr.labelling.shards import read_images, write_predictions
+from mnist_ocr.labelling.sources import open_source
 from mnist_ocr.labelling.verification import verify
 from mnist_ocr.local_store import LocalStore
 from mnist_ocr.storage import open_store
@@ -33,7 +34,7 @@ def output(tmp_path: Path) -> Path:
         image[i : i + 9, 10:15] = 255
         (scans / f"{i}.png").write_bytes(cv2.imencode(".png", image)[1].tobytes())
     (scans / "9.png").write_bytes(b"")
-    source, store = open_store(str(scans)), open_store(str(folder))
+    source, store = open_source(str(scans)), open_store(str(folder))
     job = Job(
         job_id="job",
         input_uri=source.uri,
@@ -47,13 +48,13 @@ def output(tmp_path: Path) -> Path:
         versions={"mnist-ocr": "0"},
     )
     write_job(store, job)
-    for shard in manifest.iterate_shards(source, store, shard_size=4, extensions=()):
+    for shard in manifest.iterate_shards(source, store, shard_size=4):
         rows = manifest.read_shard(store, shard)
-        batch = read_images(source, rows)
+        batch, num_requests = read_images(source, rows)
         confidence = np.where(batch.is_ok, np.float32(0.1), np.float32("nan"))
         probabilities = confidence[:, None].repeat(10, axis=1)
         predictions = Predictions.build(probabilities, confidence, batch.status, batch.error)
-        write_predictions(store, job, shard, rows, predictions)
+        write_predictions(store, job, shard, rows, predictions, num_requests)
     summary = LabelSummary(
         output_uri=store.uri,
         job_id="job",
@@ -158,7 +159,9 @@ def test_store_that_fails_is_not_taken_for_damage(
     """An outage, or credentials that expire, end the verification; the files may be sound."""
     read = LocalStore.read
 
-    def fail_at_parts(store: LocalStore, name: str, etag: str = "") -> bytes:
+    def fail_at_parts(
+        store: LocalStore, name: str, etag: str = "", max_bytes: int | None = None
+    ) -> bytes:
         if name.startswith("part-"):
             raise fault
         return read(store, name, etag)

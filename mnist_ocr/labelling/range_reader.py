@@ -1,0 +1,110 @@
+"""An object as a file that can be searched, read in few and large requests."""
+
+import gzip
+import io
+from collections.abc import Callable
+
+from mnist_ocr.digits.decoding import MAX_BYTES
+from mnist_ocr.errors import ObjectError
+
+CHUNK_BYTES = 8 * 1024**2
+"""Bytes of a request when reading goes on where it was."""
+
+JUMP_BYTES = 64 * 1024
+"""Bytes of a request after a jump: the directory of a small archive, or a member's header."""
+
+MAX_SKIP_BYTES = 1024**2
+"""What is read along rather than jumped over: at 100 MB/s it takes as long as a request."""
+
+
+class RangeReader(io.RawIOBase):
+    """A read-only file over ranged reads; holds one chunk in memory.
+
+    Args:
+        read_range: (start, length) -> bytes, fewer only where the object ends.
+        size: Of the object, in bytes.
+    """
+
+    def __init__(self, read_range: Callable[[int, int], bytes], size: int) -> None:
+        self._read_range = read_range
+        self._size = size
+        self._position = 0
+        self._start = 0
+        self._chunk = b""
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def tell(self) -> int:
+        """Bytes from the start."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move without a request."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        if base + offset < 0:
+            raise ValueError("negative position")
+        self._position = base + offset
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        """Up to `size` bytes, fewer only at the end.
+
+        Raises:
+            ObjectError: the store's, or `too_large`.
+        """
+        left = max(self._size - self._position, 0)
+        size = left if size is None or size < 0 else min(size, left)
+        check_read(size)
+        start = self._position - self._start
+        if start < 0 or start + size > len(self._chunk):
+            self._fill(size)
+            start = self._position - self._start
+        data = self._chunk[start : start + size]
+        self._position += len(data)
+        return data
+
+    def _fill(self, size: int) -> None:
+        """Make the chunk hold `size` bytes from the position on."""
+        end = self._start + len(self._chunk)
+        kept = b""
+        if self._size <= CHUNK_BYTES:
+            start, length = 0, self._size
+        elif 0 <= self._position - end <= MAX_SKIP_BYTES:
+            start, length = self._position, max(size, CHUNK_BYTES)
+        elif self._start <= self._position < end:
+            kept = self._chunk[self._position - self._start :]
+            start, length = end, max(size - len(kept), CHUNK_BYTES)
+        else:
+            start = max(min(self._position, self._size - JUMP_BYTES), 0)
+            length = max(self._position - start + size, JUMP_BYTES)
+        self._chunk = kept + self._read_range(start, min(length, self._size - start))
+        self._start = start - len(kept)
+
+
+class GunzipReader(gzip.GzipFile):
+    """What a gzip file holds; to go backwards starts again at its beginning."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Up to `size` bytes, fewer only at the end.
+
+        Raises:
+            ObjectError: `too_large`; a few bytes of gzip may hold gigabytes.
+        """
+        assert size is not None
+        assert size >= 0, "a gzip file is never read as a whole"
+        check_read(size)
+        return super().read(size)
+
+
+def check_read(size: int) -> None:
+    """Refuse to hold more than an image may have at once, whatever a damaged file asks for."""
+    if size > MAX_BYTES:
+        raise ObjectError(
+            "too_large", f"A part of {size:,} bytes is to be read at once, at most {MAX_BYTES:,}."
+        )

@@ -1,0 +1,200 @@
+"""Contents of objects and of members of archives, in few requests.
+
+Neighbouring members of an archive share a request. What cannot be searched is streamed: a
+compressed tar from its start, a Parquet file by row groups.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby, repeat
+from typing import NamedTuple
+
+from mnist_ocr.digits.decoding import MAX_BYTES
+from mnist_ocr.errors import ObjectError
+from mnist_ocr.labelling import parquet_archive
+from mnist_ocr.labelling.archives import (
+    READ_ERRORS,
+    Format,
+    archive_of,
+    explain_damage,
+    find_format,
+    open_archive,
+)
+from mnist_ocr.labelling.locator import Locator
+from mnist_ocr.labelling.members import ContentOrError
+from mnist_ocr.storage import ByteRange, ObjectInfo, Store
+
+MAX_SPAN_BYTES = 16 * 1024**2
+"""Bytes that neighbouring members of an archive are read in at once."""
+
+MAX_GAP_BYTES = 256 * 1024
+"""Bytes between two of them that are read along: other members, headers."""
+
+
+class _Entry(NamedTuple):
+    """An object or member to be read."""
+
+    name: str
+    """Of the object, or of the member's archive, in its store."""
+    size: int
+    locator: Locator
+    form: Format | None
+
+
+@dataclass
+class _Span:
+    """Neighbouring members of one archive."""
+
+    start: int
+    end: int
+    members: list[tuple[_Entry, int, int]] = field(default_factory=list)
+    """With the start and end of each."""
+
+    @property
+    def range(self) -> ByteRange:
+        """The bytes to ask for."""
+        first, _, _ = self.members[0]
+        return ByteRange(first.name, self.start, self.end - self.start, first.locator.etag)
+
+
+class ObjectReader:
+    """Reads what a source has listed.
+
+    Args:
+        find_store: The store of an object's name, and its name there.
+    """
+
+    def __init__(self, find_store: Callable[[str], tuple[Store, str]]) -> None:
+        self._find_store = find_store
+        self.num_requests = 0
+        """Requests that contents took; a repeated one counts once."""
+
+    def read_many(self, objects: Sequence[ObjectInfo]) -> Iterator[ContentOrError]:
+        """Each one's content, or the reason why not, in order."""
+        queues: dict[object, list[_Entry]] = {}
+        readers: dict[object, Iterator[ContentOrError]] = {}
+        order = []
+        for info in objects:
+            read, store, entry = self._plan(info)
+            key = (read, store)
+            if key not in queues:
+                queues[key] = []
+                readers[key] = read(store, queues[key])  # begins when all queues are full
+            queues[key].append(entry)
+            order.append(readers[key])
+        return map(next, order)
+
+    def _plan(
+        self, info: ObjectInfo
+    ) -> tuple[Callable[[Store, list[_Entry]], Iterator[ContentOrError]], Store, _Entry]:
+        locator = Locator.parse(info.etag)
+        is_member = bool(locator.position)
+        store, name = self._find_store(archive_of(info.name) if is_member else info.name)
+        form = find_format(name) if is_member else None
+        entry = _Entry(name, info.size, locator, form)
+        if locator.status or info.size > MAX_BYTES or (form and not info.size):
+            return self._explain, store, entry
+        if not form:
+            return self._read_objects, store, entry
+        is_streamed = form.is_gzipped or not form.locate
+        return self._read_streams if is_streamed else self._read_spans, store, entry
+
+    def _explain(self, _: Store, entries: list[_Entry]) -> Iterator[ContentOrError]:
+        """What needs no request."""
+        for entry in entries:
+            if entry.locator.status:
+                yield ObjectError(entry.locator.status, entry.locator.error)
+            elif entry.size:
+                yield ObjectError(
+                    "too_large", f"{entry.size:,} bytes; images may have up to {MAX_BYTES:,}."
+                )
+            else:
+                yield b""
+
+    def _read_objects(self, store: Store, entries: list[_Entry]) -> Iterator[ContentOrError]:
+        self.num_requests += len(entries)
+        infos = [ObjectInfo(entry.name, entry.size, entry.locator.etag) for entry in entries]
+        yield from store.read_many(infos, MAX_BYTES)
+
+    def _read_spans(self, store: Store, entries: list[_Entry]) -> Iterator[ContentOrError]:
+        """Members that lie in an archive as they are, or compressed one by one."""
+        spans = _merge(entries)
+        self.num_requests += len(spans)
+        chunks = store.read_ranges([span.range for span in spans])
+        for span, chunk in zip(spans, chunks, strict=True):
+            for entry, start, end in span.members:
+                if isinstance(chunk, ObjectError):
+                    yield chunk
+                    continue
+                assert entry.form
+                data = chunk[start - span.start : end - span.start]
+                position = entry.locator.position
+                yield _extract(entry.form, data, position, entry.size, end - start)
+
+    def _read_streams(self, store: Store, entries: list[_Entry]) -> Iterator[ContentOrError]:
+        """Members of archives that have to be read from their start."""
+        for archive in _by_archive(entries):
+            num_read = 0
+            reason = ObjectError("corrupt", "The archive ends before what its directory lists.")
+            try:
+                for content in self._read_stream(store, archive):
+                    yield content
+                    num_read += 1
+            except READ_ERRORS as error:
+                reason = explain_damage(error)
+            yield from repeat(reason, len(archive) - num_read)
+
+    def _read_stream(self, store: Store, entries: list[_Entry]) -> Iterator[ContentOrError]:
+        def read_range(wanted: ByteRange) -> bytes:
+            self.num_requests += 1
+            return store.read_range(wanted)
+
+        name, _, locator, form = entries[0]
+        positions = [entry.locator.position.rpartition("/") for entry in entries]
+        info = ObjectInfo(name, int(positions[0][2]), locator.etag)
+        assert form
+        with open_archive(read_range, info) as file:
+            if not form.locate:
+                rows = [int(position) for position, _, _ in positions]
+                yield from parquet_archive.read_rows(file, rows)
+                return
+            for (position, _, _), entry in zip(positions, entries, strict=True):
+                start, end = form.locate(position, entry.size)
+                file.seek(start)
+                yield _extract(form, file.read(end - start), position, entry.size, end - start)
+
+
+def _by_archive(entries: Iterable[_Entry]) -> Iterator[list[_Entry]]:
+    for _, group in groupby(entries, lambda entry: (entry.name, entry.locator.etag)):
+        yield list(group)
+
+
+def _merge(entries: Iterable[_Entry]) -> list[_Span]:
+    """Neighbours into one span each, up to `MAX_SPAN_BYTES`."""
+    spans: list[_Span] = []
+    for archive in _by_archive(entries):
+        span = None
+        for entry in archive:
+            assert entry.form
+            assert entry.form.locate
+            start, end = entry.form.locate(entry.locator.position, entry.size)
+            if (
+                not span
+                or not span.start <= start <= span.end + MAX_GAP_BYTES
+                or end - span.start > MAX_SPAN_BYTES
+            ):
+                span = _Span(start, end)
+                spans.append(span)
+            span.end = max(span.end, end)
+            span.members.append((entry, start, end))
+    return spans
+
+
+def _extract(form: Format, data: bytes, position: str, size: int, num_bytes: int) -> ContentOrError:
+    if len(data) < num_bytes:
+        return ObjectError("changed", "The archive ends before where this member was listed.")
+    assert form.extract
+    try:
+        return form.extract(data, position, size)
+    except ObjectError as error:
+        return error
