@@ -67,7 +67,7 @@ class LocalStore(Store):
     def find(self, name: str) -> ObjectInfo | None:
         """A file by its name."""
         try:
-            status = Path(self.uri, name).stat()
+            status = Path(f"{self.uri}/{name}").stat()
         except OSError:
             return None
         is_file = stat.S_ISREG(status.st_mode)

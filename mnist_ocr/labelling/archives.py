@@ -9,6 +9,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import BinaryIO, cast
 
 from mnist_ocr.errors import ObjectError, StorageUnreachableError
@@ -53,6 +54,7 @@ _NAME = re.compile("|".join(f"({pattern})" for pattern in _FORMATS).join(["(?:",
 _MEMBER = re.compile(f"(.+?(?:{'|'.join(_FORMATS)})){SEPARATOR}", re.I | re.S)
 
 
+@lru_cache(1024)
 def find_format(name: str) -> Format | None:
     """What kind of archive an object is by its name, if it is any."""
     match = _NAME.search(name)

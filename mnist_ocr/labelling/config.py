@@ -17,8 +17,9 @@ class LabelConfig:
 
     input_uri: str
     """Folder of images, local or s3://bucket/prefix; every object below it gets a row. Archives
-    (tar, tar.gz, zip, Parquet, idx) count as folders, and may be the input themselves. May be a
-    pattern: 's3://bucket/2026-*/crops/*.png', with ** for folders at any depth."""
+    (tar, tar.gz, zip, Parquet, idx) count as folders, and may be the input themselves. Or a
+    pattern: 's3://bucket/2026-*/crops/*.png', ** for folders at any depth. Or a list of URIs: .txt,
+    .csv, .parquet, or an S3 Inventory's manifest.json."""
     output_uri: str
     """Folder for the Parquet files, local or s3://; the same command resumes what is there."""
     model_uri: str | None = None

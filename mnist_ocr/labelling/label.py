@@ -17,12 +17,13 @@ from mnist_ocr.digits.classifier import NOT_A_DIGIT
 from mnist_ocr.digits.model import load_model
 from mnist_ocr.errors import ObjectError, UsageError
 from mnist_ocr.labelling.config import LabelConfig
+from mnist_ocr.labelling.inputs import open_source
 from mnist_ocr.labelling.job import JOB, Job, check_same_job, describe_job, read_job, write_job
 from mnist_ocr.labelling.manifest import check_input, list_finished_shards, read_totals
 from mnist_ocr.labelling.pipeline import label_shards
 from mnist_ocr.labelling.report import Progress
 from mnist_ocr.labelling.shards import Receipt, read_receipt
-from mnist_ocr.labelling.sources import Source, open_source
+from mnist_ocr.labelling.sources import Source
 from mnist_ocr.session import connect_ray
 from mnist_ocr.storage import Store, is_local, open_store
 

@@ -36,10 +36,11 @@ from mnist_ocr.digits.calibration import NUM_CLASSES
 from mnist_ocr.digits.canonical import IMAGE_SIZE
 from mnist_ocr.digits.classifier import DigitClassifier, Predictions, find_differing
 from mnist_ocr.digits.model import Model
+from mnist_ocr.labelling.inputs import open_source
 from mnist_ocr.labelling.job import Job
 from mnist_ocr.labelling.manifest import iterate_shards, read_shard
 from mnist_ocr.labelling.shards import Receipt, read_images, write_predictions
-from mnist_ocr.labelling.sources import Source, open_source
+from mnist_ocr.labelling.sources import Source
 from mnist_ocr.storage import Store, open_store
 
 TASKS_IN_FLIGHT = 2

@@ -41,6 +41,9 @@ class _Entry(NamedTuple):
     form: Format | None
 
 
+_Read = Callable[[Store, list[_Entry]], Iterator[ContentOrError]]
+
+
 @dataclass
 class _Span:
     """Neighbouring members of one archive."""
@@ -71,45 +74,44 @@ class ObjectReader:
 
     def read_many(self, objects: Sequence[ObjectInfo]) -> Iterator[ContentOrError]:
         """Each one's content, or the reason why not, in order."""
+        if not any("\t" in info.etag or info.size > MAX_BYTES for info in objects):
+            yield from self._read_folder(objects)
+            return
         queues: dict[object, list[_Entry]] = {}
         readers: dict[object, Iterator[ContentOrError]] = {}
         order = []
         for info in objects:
-            read, store, entry = self._plan(info)
+            locator = Locator.parse(info.etag)
+            known = _find_known_content(info, locator)
+            if known is not None:
+                order.append(iter([known]))
+                continue
+            read, store, entry = self._plan(info, locator)
             key = (read, store)
             if key not in queues:
                 queues[key] = []
                 readers[key] = read(store, queues[key])  # begins when all queues are full
             queues[key].append(entry)
             order.append(readers[key])
-        return map(next, order)
+        yield from (next(reader) for reader in order)
 
-    def _plan(
-        self, info: ObjectInfo
-    ) -> tuple[Callable[[Store, list[_Entry]], Iterator[ContentOrError]], Store, _Entry]:
-        locator = Locator.parse(info.etag)
-        is_member = bool(locator.position)
-        store, name = self._find_store(archive_of(info.name) if is_member else info.name)
-        form = find_format(name) if is_member else None
-        entry = _Entry(name, info.size, locator, form)
-        if locator.status or info.size > MAX_BYTES or (form and not info.size):
-            return self._explain, store, entry
-        if not form:
-            return self._read_objects, store, entry
+    def _read_folder(self, objects: Sequence[ObjectInfo]) -> Iterator[ContentOrError]:
+        """Objects of their own, in one store: planning each would take as long as reading it."""
+        if objects:
+            store, _ = self._find_store(objects[0].name)
+            self.num_requests += len(objects)
+            yield from store.read_many(objects, MAX_BYTES)
+
+    def _plan(self, info: ObjectInfo, locator: Locator) -> tuple[_Read, Store, _Entry]:
+        if not locator.position:
+            store, name = self._find_store(info.name)
+            return self._read_objects, store, _Entry(name, info.size, locator, None)
+        store, name = self._find_store(archive_of(info.name))
+        form = find_format(name)
+        assert form
         is_streamed = form.is_gzipped or not form.locate
-        return self._read_streams if is_streamed else self._read_spans, store, entry
-
-    def _explain(self, _: Store, entries: list[_Entry]) -> Iterator[ContentOrError]:
-        """What needs no request."""
-        for entry in entries:
-            if entry.locator.status:
-                yield ObjectError(entry.locator.status, entry.locator.error)
-            elif entry.size:
-                yield ObjectError(
-                    "too_large", f"{entry.size:,} bytes; images may have up to {MAX_BYTES:,}."
-                )
-            else:
-                yield b""
+        read = self._read_streams if is_streamed else self._read_spans
+        return read, store, _Entry(name, info.size, locator, form)
 
     def _read_objects(self, store: Store, entries: list[_Entry]) -> Iterator[ContentOrError]:
         self.num_requests += len(entries)
@@ -162,6 +164,16 @@ class ObjectReader:
                 start, end = form.locate(position, entry.size)
                 file.seek(start)
                 yield _extract(form, file.read(end - start), position, entry.size, end - start)
+
+
+def _find_known_content(info: ObjectInfo, locator: Locator) -> ContentOrError | None:
+    """What takes no request."""
+    if locator.status:
+        return ObjectError(locator.status, locator.error)
+    if info.size > MAX_BYTES:
+        error = f"{info.size:,} bytes; images may have up to {MAX_BYTES:,}."
+        return ObjectError("too_large", error)
+    return b"" if locator.position and not info.size else None
 
 
 def _by_archive(entries: Iterable[_Entry]) -> Iterator[list[_Entry]]:

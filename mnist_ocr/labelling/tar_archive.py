@@ -3,8 +3,10 @@
 Position: offset of the data, in bytes.
 """
 
+import re
 import tarfile
 from collections.abc import Iterator
+from tarfile import BLOCKSIZE, NUL
 from typing import BinaryIO
 
 from mnist_ocr.errors import ObjectError
@@ -14,6 +16,9 @@ MAX_PADDING = 64 * 1024
 """Bytes of zeros between an archive's end and another that was appended to it; tar's own padding
 goes up to 10 KiB."""
 
+_SPECIAL = re.compile(rb" (?:path|size|hdrcharset|GNU\.[^=]*)=")
+"""What an extended header may say beside times and owners, which do not matter here."""
+
 
 def list_members(file: BinaryIO) -> Iterator[Member]:
     """Every file of the archive, in its order.
@@ -21,59 +26,118 @@ def list_members(file: BinaryIO) -> Iterator[Member]:
     Raises:
         ObjectError: `truncated`, `corrupt` or `not_an_image`, after the members before the damage.
     """
+    offset = 0
+    last: Member | None = None
+    found: tuple[Member | None, int] | None
+    archive: tarfile.TarFile | None = None
     try:
-        # not TarFile.open, which would look for compression; and a TarFile keeps what it has listed
-        archive = tarfile.TarFile(fileobj=file, errors="surrogateescape", encoding="utf-8")
-        while info := _next(archive, file):
-            end = info.offset_data + info.size
-            if info.isreg() and not info.issparse():
-                file.seek(max(end - 1, 0))
-                if not file.read(1):
-                    raise ObjectError("truncated", f"The tar ends within its member {info.name!r}.")
-                yield Member(info.name, info.size, str(info.offset_data))
-            elif info.isreg():
-                yield _refuse(info, "A sparse file")
-            elif info.islnk() or info.issym():
-                yield _refuse(info, f"A link to {info.linkname!r}")
+        while True:
+            file.seek(offset)
+            header = file.read(BLOCKSIZE)
+            if last:
+                if not header:
+                    _check_is_whole(file, last)
+                yield last  # now that the archive goes on behind it
+                last = None
+            if not any(header):
+                offset = _find_appended(file, offset, header)
+                if not offset:
+                    return
+            else:
+                # headers that hold for the whole archive are tarfile's business
+                is_plain = archive is None or not archive.pax_headers
+                found = _read_plain(file, header, offset) if is_plain else None
+                if not found:
+                    archive = archive or _open(file)
+                    found = _read_any(archive, offset)
+                last, offset = found
     except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
-        raise _explain(file, error) from error
+        if isinstance(error, tarfile.ReadError) and not offset:
+            reason = "The file is no tar, whatever its name says."
+            raise ObjectError("not_an_image", reason) from error
+        reason = str(error).removesuffix(".")
+        raise ObjectError(
+            "corrupt", f"The tar is damaged at byte {offset:,}: {reason}. Members may be missing."
+        ) from error
 
 
-def _refuse(info: tarfile.TarInfo, what: str) -> Member:
-    error = f"{what} inside an archive is not followed: pack the file itself."
-    return Member(info.name, info.size, str(info.offset_data), "unsupported", error)
+def _check_is_whole(file: BinaryIO, member: Member) -> None:
+    file.seek(max(int(member.position) + member.size - 1, 0))
+    if not file.read(1):
+        raise ObjectError("truncated", f"The tar ends within its member {member.name!r}.")
 
 
-def _next(archive: tarfile.TarFile, file: BinaryIO) -> tarfile.TarInfo | None:
-    """The next member, also behind the end of an archive that another was appended to."""
+def _find_appended(file: BinaryIO, offset: int, header: bytes) -> int:
+    """Where the archive goes on behind its end mark: at one that was appended to it; 0 for no."""
+    if len(header) < BLOCKSIZE:
+        raise ObjectError("truncated", "The tar ends without its end mark: copy it again.")
+    padding = file.read(MAX_PADDING)
+    length = len(padding) - len(padding.lstrip(NUL))
+    return 0 if length == len(padding) else offset + BLOCKSIZE + length // BLOCKSIZE * BLOCKSIZE
+
+
+def _read_plain(file: BinaryIO, header: bytes, offset: int) -> tuple[Member, int] | None:
+    """A file's header, if there is nothing special about it: four times as fast as tarfile."""
+    if header[156:157] == tarfile.XHDTYPE:
+        num_bytes = _read_size(header)
+        if num_bytes is None or num_bytes > MAX_PADDING:
+            return None
+        records = file.read(_round_up(num_bytes))
+        if _SPECIAL.search(records):
+            return None
+        offset += BLOCKSIZE + len(records)
+        header = file.read(BLOCKSIZE)
+    name = header[:100].rstrip(NUL)
+    if (
+        header[156:157] not in (tarfile.REGTYPE, tarfile.AREGTYPE)
+        or header[345]  # the name goes on there
+        or name.endswith(b"/")
+        or NUL in name
+        or (num_bytes := _read_size(header)) is None
+    ):
+        return None
+    start = offset + BLOCKSIZE
+    member = Member(name.decode(errors="surrogateescape"), num_bytes, str(start))
+    return member, start + _round_up(num_bytes)
+
+
+def _read_size(header: bytes) -> int | None:
+    """A header's size, if the header is sound and the size an octal number."""
+    size, checksum = header[124:136].strip(b" \0"), header[148:156].strip(b" \0")
+    if not (len(header) == BLOCKSIZE and size.isdigit() and checksum.isdigit()):
+        return None
+    blank = sum(header) - sum(header[148:156]) + 8 * ord(" ")
+    return int(size, 8) if int(checksum, 8) == blank else None
+
+
+def _round_up(num_bytes: int) -> int:
+    return -(-num_bytes // BLOCKSIZE) * BLOCKSIZE
+
+
+def _open(file: BinaryIO) -> tarfile.TarFile:
+    # not tarfile.open, which would look for compression
+    file.seek(0)
+    archive = tarfile.TarFile(fileobj=file, errors="surrogateescape", encoding="utf-8")
+    archive.firstmember = None  # type: ignore[attr-defined]
+    return archive
+
+
+def _read_any(archive: tarfile.TarFile, offset: int) -> tuple[Member | None, int]:
+    """What tarfile makes of a header, or of several for one member."""
+    archive.offset = offset
+    archive.fileobj.seek(offset)
     info = archive.next()
     archive.members.clear()  # type: ignore[attr-defined]
-    if info:
-        return info
-    start = archive.offset
-    for offset in range(start, start + MAX_PADDING, tarfile.BLOCKSIZE):
-        file.seek(offset)
-        block = file.read(tarfile.BLOCKSIZE)
-        if not block and offset > start:
-            return None
-        if len(block) < tarfile.BLOCKSIZE:
-            raise ObjectError("truncated", "The tar ends without its end mark: copy it again.")
-        if any(block):
-            if offset == start:
-                raise tarfile.ReadError(f"no header at byte {start:,}")
-            archive.offset = offset
-            file.seek(offset)
-            return _next(archive, file)
-    return None
-
-
-def _explain(file: BinaryIO, error: Exception) -> ObjectError:
-    reason = str(error).removesuffix(".")
-    if "unexpected end" in reason:
-        return ObjectError("truncated", "The tar ends too early: copy it again.")
-    if isinstance(error, tarfile.ReadError) and not file.tell() > 2 * tarfile.BLOCKSIZE:
-        return ObjectError("not_an_image", f"The file is no tar, whatever its name says: {reason}.")
-    return ObjectError("corrupt", f"The tar is damaged: {reason}. Members may be missing.")
+    if not info:
+        raise tarfile.ReadError("no header")
+    size, position = info.size, str(info.offset_data)
+    if info.isreg() and not info.issparse():
+        return Member(info.name, size, position), archive.offset
+    if info.isdir() or info.isdev():
+        return None, archive.offset
+    what = "A sparse file" if info.isreg() else f"A link to {info.linkname!r}"
+    error = f"{what} inside an archive is not followed: pack the file itself."
+    return Member(info.name, size, position, "unsupported", error), archive.offset
 
 
 def locate(position: str, size: int) -> tuple[int, int]:

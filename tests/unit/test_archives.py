@@ -21,7 +21,9 @@ from archives import (
 from mnist_ocr.digits.decoding import MAX_BYTES
 from mnist_ocr.errors import ObjectError, StorageUnreachableError, UsageError
 from mnist_ocr.labelling import reading
-from mnist_ocr.labelling.sources import FolderSource, Source, open_source
+from mnist_ocr.labelling.folders import FolderSource
+from mnist_ocr.labelling.inputs import open_source
+from mnist_ocr.labelling.sources import Source
 from mnist_ocr.local_store import LocalStore
 from mnist_ocr.storage import ByteRange, ObjectInfo
 
@@ -214,6 +216,28 @@ def test_appended_tars_are_read_to_the_end(tmp_path: Path) -> None:
     both = pack_tar({"a.png": b"1"}) + pack_tar({"b.png": b"2"})
     (tmp_path / "a.tar").write_bytes(both)
     assert read_all(open_source(str(tmp_path))) == {"a.tar::a.png": b"1", "a.tar::b.png": b"2"}
+
+
+@pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("mtime", [0, 1.5])
+def test_tar_of_any_kind_gives_what_tarfile_does(kind: int, mtime: float, tmp_path: Path) -> None:
+    """Long and foreign names, odd sizes, fractions of seconds, headers for the whole archive."""
+    names = ["a.png", "b" * 120 + ".png", "c/" * 40 + "d.png", "d" * 90 + "/" + "e" * 60, "é.png"]
+    for headers in ({}, {"comment": "x"}, {"path": "all.png"}):
+        with tarfile.open(tmp_path / "a.tar", "w", format=kind, pax_headers=headers) as archive:
+            for i, name in enumerate(names):
+                if kind == tarfile.USTAR_FORMAT and len(name) in (124,):
+                    continue
+                info = tarfile.TarInfo(name)
+                info.size, info.mtime = 300 * i, mtime
+                archive.addfile(info, io.BytesIO(bytes([i]) * info.size))
+        with tarfile.open(tmp_path / "a.tar") as archive:
+            expected = [
+                (f"a.tar::{info.name}", info.size, str(info.offset_data))
+                for info in archive.getmembers()
+            ]
+        infos = list(open_source(str(tmp_path)).list())
+        assert [(i.name, i.size, i.etag.split("\t")[1]) for i in infos] == expected
 
 
 def test_damaged_header_in_a_tar_is_a_row(tmp_path: Path) -> None:

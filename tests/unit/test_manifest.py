@@ -7,7 +7,8 @@ import pytest
 
 from mnist_ocr.errors import ObjectError, UsageError
 from mnist_ocr.labelling import manifest
-from mnist_ocr.labelling.sources import FolderSource, Source
+from mnist_ocr.labelling.folders import FolderSource
+from mnist_ocr.labelling.sources import Source
 from mnist_ocr.local_store import LocalStore
 from mnist_ocr.storage import ObjectInfo, Store, open_store
 

@@ -8,8 +8,8 @@ import pytest
 from mnist_ocr.digits.decoding import MAX_BYTES
 from mnist_ocr.errors import UsageError
 from mnist_ocr.labelling import manifest
+from mnist_ocr.labelling.folders import FolderSource
 from mnist_ocr.labelling.shards import read_images
-from mnist_ocr.labelling.sources import FolderSource
 from mnist_ocr.local_store import LocalStore
 from mnist_ocr.storage import open_store
 

@@ -6,8 +6,8 @@ import pytest
 from archives import pack_tar
 
 from mnist_ocr.errors import UsageError
+from mnist_ocr.labelling.inputs import open_source
 from mnist_ocr.labelling.manifest import check_input
-from mnist_ocr.labelling.sources import open_source
 
 FILES = (
     "2026-01/crops/a.png",

@@ -1,0 +1,88 @@
+"""A folder as the input, or what a pattern chooses of it, or one archive in it."""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from socket import gethostname
+
+from fsspec.utils import glob_translate
+
+from mnist_ocr.errors import UsageError
+from mnist_ocr.labelling.archives import archive_of
+from mnist_ocr.labelling.locator import Locator
+from mnist_ocr.labelling.sources import Source
+from mnist_ocr.storage import ObjectInfo, Store, is_local
+
+WILDCARD = re.compile(r"[*?\[]")
+"""What makes a URI a pattern."""
+
+
+class FolderSource(Source):
+    """A folder of a store, or a part of it.
+
+    Args:
+        store: The folder.
+        extensions: Only objects that end so.
+        pattern: Only names that match, with `*`, `?`, `[...]` and `**` as in fsspec.
+        only: The name of an archive: only this one.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        extensions: Sequence[str] = (),
+        *,
+        pattern: str | None = None,
+        only: str | None = None,
+    ) -> None:
+        part = pattern or only
+        super().__init__(store.uri_of(part) if part else store.uri, extensions)
+        self._store = store
+        self._only = only
+        self._regex = re.compile(glob_translate(pattern)) if pattern else None
+        self._prefix = WILDCARD.split(pattern, maxsplit=1)[0] if pattern else ""
+
+    def uri_of(self, name: str) -> str:
+        """The absolute address."""
+        return self._store.uri_of(name)
+
+    def _locate(self, name: str) -> tuple[Store, str]:
+        return self._store, name
+
+    def list(self, after: ObjectInfo | None = None) -> Iterator[ObjectInfo]:
+        """In the order of the names; members in that of their archive."""
+        start_after = after.name if after else ""
+        if after and Locator.parse(after.etag).position:
+            start_after = archive_of(after.name)
+            yield from self._expand_after(after, self._store.find(start_after))
+        for info in self._objects(start_after):
+            yield from self._expand(info)
+
+    def _objects(self, start_after: str) -> Iterator[ObjectInfo]:
+        if self._only is not None:
+            info = self._store.find(self._only)
+            if info and not start_after:
+                yield info
+            return
+        for page in self._store.list(self._prefix, start_after):
+            for info in page:
+                if not self._regex or self._regex.match(info.name):
+                    yield info
+
+    def holds(self, uri: str) -> bool:
+        """Anything below the folder, or what the pattern may match."""
+        root = f"{self._store.uri}/"
+        if self._only is not None or not f"{uri}/".startswith(root):
+            return False
+        folder = f"{uri}/"[len(root) :]
+        names = ("_job.json", "part-00000000.parquet", "_manifest/00000000.arrow")
+        return not self._regex or any(self._regex.match(folder + name) for name in names)
+
+    def check_is_here(self) -> None:
+        """A local folder must be mounted."""
+        uri = self.uri if self._only is not None else self._store.uri
+        if is_local(uri) and not Path(uri).exists():
+            raise UsageError(
+                f"There is no {uri} on {gethostname()}. Mount it there, or pass an s3:// URI; then "
+                "run the same command again."
+            )

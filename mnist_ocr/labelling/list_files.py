@@ -1,0 +1,163 @@
+"""The lines of lists of URIs: text, CSV, Parquet, and the files of an S3 Inventory."""
+
+import csv
+import io
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import unquote_plus
+
+import pyarrow as pa
+
+from mnist_ocr.errors import ObjectError, StorageUnreachableError, UsageError
+from mnist_ocr.labelling.archives import open_archive
+from mnist_ocr.labelling.parquet_archive import open_parquet
+from mnist_ocr.labelling.range_reader import GunzipReader
+from mnist_ocr.storage import UNKNOWN_SIZE, ObjectInfo, Store, open_store
+
+URI_COLUMNS = ("path", "uri", "url", "key")
+"""What a column of URIs may be called, in order of preference."""
+
+OBJECT_COLUMNS = {"bucket", "size", "etag", "islatest", "isdeletemarker"}
+"""Others that a list of S3's objects may have; `ETag` and `e_tag` are the same."""
+
+BATCH_SIZE = 1024
+"""Rows of Parquet in memory at a time."""
+
+BUCKET_ARN = "arn:aws:s3:::"
+
+
+class Listed(NamedTuple):
+    """A line of a list."""
+
+    uri: str
+    size: int = UNKNOWN_SIZE
+    etag: str = ""
+
+
+Columns = Mapping[str, int]
+"""Where in a row each known column is: `uri` and those of `OBJECT_COLUMNS`."""
+
+
+def find_columns(names: Sequence[str]) -> dict[str, int]:
+    """Which of the columns are known, and where; without `uri` it is no list."""
+    plain = [name.strip().lower().replace("_", "") for name in names]
+    uri = next((name for name in URI_COLUMNS if name in plain), None)
+    if uri is None:
+        return {}
+    columns = {"uri": plain.index(uri)}
+    if uri == "key" and "bucket" in plain:
+        columns |= {name: plain.index(name) for name in OBJECT_COLUMNS if name in plain}
+    return columns
+
+
+def read_list(store: Store, info: ObjectInfo) -> Iterator[Listed]:
+    """The lines of a `.txt`, `.csv` or `.parquet`.
+
+    Raises:
+        UsageError: it cannot be read.
+        StorageUnreachableError: the store does not answer.
+    """
+    uri = store.uri_of(info.name)
+    try:
+        kind = info.name.lower().removesuffix(".gz")
+        if kind.endswith(".parquet"):
+            yield from _read_parquet(store, info)
+        elif kind.endswith(".csv"):
+            rows = csv.reader(_open_text(store, info))
+            first = next(rows, [])
+            columns = find_columns(first)
+            if not columns:
+                yield from _parse([first], {"uri": 0})
+            yield from _parse(rows, columns or {"uri": 0})
+        else:
+            yield from (
+                Listed(line) for each in _open_text(store, info) if (line := each.rstrip("\r\n"))
+            )
+    except _FAULTS as error:
+        raise _explain(uri, error) from error
+
+
+def read_inventory(store: Store, info: ObjectInfo) -> Iterator[Listed]:
+    """The objects of an S3 Inventory, out of its `manifest.json`; no older versions.
+
+    Raises:
+        UsageError: it is no such manifest, or it, or one of its files, cannot be read.
+        StorageUnreachableError: the store does not answer.
+    """
+    uri = store.uri_of(info.name)
+    try:
+        manifest: dict[str, Any] = json.loads(store.read(info.name, info.etag))
+        bucket = manifest["destinationBucket"].removeprefix(BUCKET_ARN)
+        file_format = manifest["fileFormat"]
+        columns = find_columns(manifest["fileSchema"].split(","))
+        keys = [file["key"] for file in manifest["files"]]
+        if file_format not in ("CSV", "Parquet"):
+            raise UsageError(f"{uri} is an inventory in {file_format}: ask for CSV or Parquet.")
+        files = open_store(f"s3://{bucket}") if keys else store
+        for key in keys:
+            part = files.find(key)
+            if not part:
+                raise ObjectError("missing", f"There is no {files.uri_of(key)}.")
+            if file_format == "Parquet":
+                yield from _read_parquet(files, part)
+            else:
+                rows = csv.reader(_open_text(files, part))
+                yield from _parse(rows, columns, is_quoted=True)
+    except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise UsageError(f"{uri} is no manifest of an S3 Inventory: {error!r}.") from error
+    except _FAULTS as error:
+        raise _explain(uri, error) from error
+
+
+def _open_text(store: Store, info: ObjectInfo) -> io.TextIOWrapper:
+    file: Any = open_archive(store.read_range, info)
+    if info.name.lower().endswith(".gz"):
+        file = GunzipReader(fileobj=file, mode="rb")
+    # names that are not UTF-8 are file names all the same; newlines are the CSV reader's to find
+    return io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
+
+
+def _read_parquet(store: Store, info: ObjectInfo) -> Iterator[Listed]:
+    file = open_parquet(open_archive(store.read_range, info))
+    found = find_columns(file.schema_arrow.names)
+    wanted = [file.schema_arrow.names[place] for place in found.values()]
+    columns = {name: place for place, name in enumerate(found)}
+    for batch in file.iter_batches(BATCH_SIZE, columns=wanted, use_threads=False):
+        values = [batch.column(name).to_pylist() for name in wanted]
+        yield from _parse(zip(*values, strict=True), columns)
+
+
+def _parse(
+    rows: Iterator[Sequence[Any]] | list[list[str]], columns: Columns, *, is_quoted: bool = False
+) -> Iterator[Listed]:
+    for row in rows:
+        fields = {name: row[place] for name, place in columns.items() if place < len(row)}
+        uri = fields.get("uri")
+        if not uri or fields.get("islatest") in ("false", False):
+            continue
+        if fields.get("isdeletemarker") in ("true", True):
+            continue
+        if isinstance(uri, bytes):
+            uri = uri.decode(errors="surrogateescape")
+        if "bucket" not in fields:
+            yield Listed(uri)
+            continue
+        uri = unquote_plus(uri) if is_quoted else uri
+        size = fields.get("size")
+        known = UNKNOWN_SIZE if size in (None, "") else int(size)
+        yield Listed(f"s3://{fields['bucket']}/{uri}", known, fields.get("etag") or "")
+
+
+_FAULTS = (ObjectError, OSError, EOFError, ValueError, zlib.error, csv.Error, pa.ArrowException)
+"""What reading a damaged list may raise."""
+
+
+def _explain(uri: str, error: Exception) -> Exception:
+    if isinstance(error, (UsageError, StorageUnreachableError)):
+        return error
+    reason = str(error).partition("\n")[0].removesuffix(".")
+    if isinstance(error, ObjectError) and error.status == "throttled":
+        return StorageUnreachableError(f"Cannot read the list {uri}: {reason}.")
+    return UsageError(f"Cannot read the list {uri}: {reason}. Mend it, or pass another.")

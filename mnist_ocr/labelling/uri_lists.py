@@ -1,0 +1,135 @@
+"""A list of URIs as the input: text, CSV, Parquet, or an S3 Inventory.
+
+    .txt             a URI on each line
+    .csv             the column path, uri, url or key; the first where none is called so
+    .parquet         the column path, uri, url or key
+    manifest.json    of S3 Inventory: the files that it names hold bucket, key, size and etag
+
+A line without a protocol is a path, from the list's folder on if it is relative. Where there is a
+column `bucket` beside `key`, the two make an S3 URI, and columns of size and etag are believed.
+Every line has its row, also the second that names an object; empty lines have none.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from posixpath import normpath
+
+import fsspec
+
+from mnist_ocr.errors import ObjectError, UsageError
+from mnist_ocr.labelling.archives import archive_of, find_format, open_archive
+from mnist_ocr.labelling.list_files import Listed, find_columns, read_inventory, read_list
+from mnist_ocr.labelling.locator import Locator
+from mnist_ocr.labelling.parquet_archive import find_image_column, open_parquet
+from mnist_ocr.labelling.sources import Source
+from mnist_ocr.local_store import LocalStore
+from mnist_ocr.storage import ObjectInfo, Store, is_local, open_store
+
+LIST_NAME = re.compile(r"\.(?:txt|csv)(?:\.gz)?$|(?:^|/)manifest\.json$", re.I)
+"""Names that make an object a list; a Parquet file may be one, too."""
+
+
+def is_list(store: Store, info: ObjectInfo) -> bool:
+    """Whether an object is a list of URIs: by its name, or if it is Parquet by its columns."""
+    if not info.name.lower().endswith(".parquet"):
+        return bool(LIST_NAME.search(info.name))
+    try:
+        schema = open_parquet(open_archive(store.read_range, info)).schema_arrow
+    except ObjectError:
+        return False  # the row of an archive says why
+    try:
+        find_image_column(schema)
+    except ObjectError:
+        return "uri" in find_columns(schema.names)
+    return False
+
+
+class ListSource(Source):
+    """The objects that a list names, in its order.
+
+    Args:
+        store: Where the list lies.
+        name: Its name there.
+        extensions: Only objects that end so.
+    """
+
+    def __init__(self, store: Store, name: str, extensions: Sequence[str] = ()) -> None:
+        super().__init__(store.uri_of(name), extensions)
+        self._store = store
+        self._name = name
+        self._stores: dict[str, Store] = {}
+        self._protocols = frozenset(fsspec.available_protocols())
+
+    def uri_of(self, name: str) -> str:
+        """The name itself: names are absolute."""
+        return name
+
+    def holds(self, uri: str) -> bool:
+        """Never: what is not on the list is not listed."""
+        return False
+
+    def _locate(self, name: str) -> tuple[Store, str]:
+        if is_local(name):
+            root, name = "", name[1:]
+        else:
+            protocol, _, rest = name.partition("://")
+            bucket, _, name = rest.partition("/")
+            root = f"{protocol}://{bucket}"
+        if root not in self._stores:
+            self._stores[root] = open_store(root) if root else LocalStore("")
+        return self._stores[root], name
+
+    def list(self, after: ObjectInfo | None = None) -> Iterator[ObjectInfo]:
+        """In the order of the list; members of archives in theirs."""
+        old = Locator.parse(after.etag) if after else Locator()
+        num_before = int(old.line or 0)
+        number = 0
+        for number, listed in enumerate(self._read(), 1):
+            uri = self._resolve(listed.uri)
+            if number > num_before:
+                yield from self._expand_line(ObjectInfo(uri, listed.size, listed.etag), number)
+            elif number == num_before and after:
+                if uri != (archive_of(after.name) if old.position else after.name):
+                    raise self._changed()
+                if old.position:
+                    yield from self._expand_after(after, self._find(uri))
+        if number < num_before:
+            raise self._changed()
+
+    def _changed(self) -> UsageError:
+        return UsageError(
+            f"The list {self.uri} has changed since the job began. Choose another output folder."
+        )
+
+    def _read(self) -> Iterator[Listed]:
+        info = self._store.find(self._name)
+        if not info:
+            raise UsageError(f"There is no list {self.uri} (any more). Check the path.")
+        read = read_inventory if self._name.endswith(".json") else read_list
+        return read(self._store, info)
+
+    def _resolve(self, text: str) -> str:
+        text = text.removeprefix("file://")
+        if "://" in text or text.startswith("/"):
+            return text
+        return self._store.uri_of(normpath(text))
+
+    def _find(self, uri: str) -> ObjectInfo | None:
+        store, name = self._locate(uri)
+        info = store.find(name)
+        return info and info._replace(name=uri)
+
+    def _expand_line(self, info: ObjectInfo, number: int) -> Iterator[ObjectInfo]:
+        line = str(number)
+        protocol, separator, _ = info.name.partition("://")
+        if separator and protocol not in self._protocols:
+            error = f"There is no protocol {protocol}:// as in {info.name}."
+            yield info._replace(etag=Locator("", "", line, "unreadable", error).encode())
+        elif find_format(info.name) and info.size < 0:
+            if found := self._find(info.name):
+                yield from self._expand(found, line)
+            else:
+                error = f"There is no {info.name}."
+                yield info._replace(etag=Locator("", "", line, "missing", error).encode())
+        else:
+            yield from self._expand(info, line)
