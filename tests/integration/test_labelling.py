@@ -111,7 +111,10 @@ def test_gpu_pipeline_writes_the_same_rows(scans: Path, tmp_path: Path, model_ur
         page[0, ::2] = 90
         (scans / f"page-{i}.png").write_bytes(cv2.imencode(".png", page)[1].tobytes())
     label(config_for(scans, tmp_path / "fused", model_uri))
-    label(config_for(scans, tmp_path / "staged", model_uri, num_gpus_per_actor=0.5, num_actors=1))
+    summary = label(
+        config_for(scans, tmp_path / "staged", model_uri, num_gpus_per_actor=0.5, num_actors=1)
+    )
+    assert summary.requests_per_image == 1
     fused, staged = read_rows(tmp_path / "fused"), read_rows(tmp_path / "staged")
     exact = ["id", "path", "digit", "accepted", "status", "error"]
     pd.testing.assert_frame_equal(fused[exact], staged[exact])
