@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
 import fsspec
 
@@ -44,11 +45,7 @@ class FsspecStore(Store):
             raise self._failed("list", error) from error
         infos = sorted(
             (
-                ObjectInfo(
-                    path[len(self._root) :].lstrip("/"),
-                    int(detail.get("size") or 0),
-                    str(detail.get("etag") or detail.get("ETag") or detail.get("mtime") or ""),
-                )
+                _describe(path[len(self._root) :].lstrip("/"), detail)
                 for path, detail in found.items()
             ),
             key=lambda info: info.name.encode(),
@@ -57,6 +54,16 @@ class FsspecStore(Store):
         chosen = (i for i in infos if i.name.startswith(prefix) and i.name.encode() > after)
         while page := list(islice(chosen, PAGE_SIZE)):
             yield page
+
+    def find(self, name: str) -> ObjectInfo | None:
+        """An object by its name, without a listing, which some file systems do not have."""
+        try:
+            detail = self._filesystem.info(f"{self._root}/{name}")
+        except FileNotFoundError:
+            return None
+        except Exception as error:
+            raise self._failed("find", error) from error
+        return _describe(name, detail) if detail.get("type") == "file" else None
 
     def read(self, name: str, etag: str = "", max_bytes: int | None = None) -> bytes:
         """An object's content; not every file system has etags, so they are not compared."""
@@ -92,3 +99,8 @@ class FsspecStore(Store):
         """Remove a file."""
         with contextlib.suppress(Exception):
             self._filesystem.rm_file(f"{self._root}/{name}")
+
+
+def _describe(name: str, detail: dict[str, Any]) -> ObjectInfo:
+    etag = detail.get("etag") or detail.get("ETag") or detail.get("mtime") or ""
+    return ObjectInfo(name, int(detail.get("size") or 0), str(etag))

@@ -98,6 +98,8 @@ def list_archive(store: Store, name: str, info: ObjectInfo, line: str = "") -> I
             raise ObjectError("empty", "The archive has no members.")
     except READ_ERRORS as error:
         reason = explain_damage(error)
+        if is_empty and isinstance(error, gzip.BadGzipFile):
+            reason = ObjectError("not_an_image", "The file is not gzip, whatever its name says.")
         if reason.status == "throttled":
             raise StorageUnreachableError(str(reason)) from error
         locator = Locator("", "", line, reason.status, str(reason))

@@ -15,7 +15,8 @@ def open_source(uri: str, extensions: Sequence[str] = ()) -> Source:
     """The source at a URI: a folder, unless it has a wildcard or an archive's or a list's name.
 
     Raises:
-        UsageError: the URI makes no sense, or there are no credentials for it.
+        UsageError: the URI makes no sense, there is no such archive or list, or there are no
+            credentials for it.
         StorageUnreachableError: the store does not answer.
     """
     resolved = resolve_uri(uri)
@@ -33,4 +34,6 @@ def open_source(uri: str, extensions: Sequence[str] = ()) -> Source:
         if is_list(store, info):
             return ListSource(store, name, extensions)
         return FolderSource(store, extensions, only=name)
+    if store and not next(store.list(f"{name}/"), None):
+        raise UsageError(f"There is no {uri}, neither a file nor a folder. Check the path.")
     return FolderSource(open_store(resolved), extensions)

@@ -5,7 +5,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_ocr.errors import ObjectError
+from mnist_ocr.errors import ObjectError, StorageUnreachableError, UsageError
+
+STORE_ERRORS = (ObjectError, StorageUnreachableError, UsageError)
+"""What a store raises, which says nothing of the archive that was being read."""
 
 Content = bytes | NDArray[np.uint8]
 """An encoded image, or a grey (H, W) page."""

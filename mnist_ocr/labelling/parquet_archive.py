@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mnist_ocr.errors import ObjectError
-from mnist_ocr.labelling.members import ContentOrError, Member
+from mnist_ocr.labelling.members import STORE_ERRORS, ContentOrError, Member
 from mnist_ocr.storage import UNKNOWN_SIZE
 
 BATCH_SIZE = 64
@@ -55,7 +55,7 @@ def read_rows(file: BinaryIO, rows: list[int]) -> Iterator[ContentOrError]:
                     parquet, group, column, [row - first for row in rows[done:last]]
                 )
             first, done = end, last
-    except ObjectError:
+    except STORE_ERRORS:
         raise
     except (pa.ArrowException, OSError) as error:
         reason = str(error).partition("\n")[0].removesuffix(".")
@@ -95,7 +95,7 @@ def open_parquet(file: BinaryIO) -> pq.ParquetFile:
             pre_buffer=False,
             page_checksum_verification=True,
         )
-    except ObjectError:
+    except STORE_ERRORS:
         raise
     except (pa.ArrowException, OSError) as error:
         file.seek(0)

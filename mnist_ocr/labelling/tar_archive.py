@@ -10,7 +10,7 @@ from tarfile import BLOCKSIZE, NUL
 from typing import BinaryIO
 
 from mnist_ocr.errors import ObjectError
-from mnist_ocr.labelling.members import Content, Member
+from mnist_ocr.labelling.members import STORE_ERRORS, Content, Member
 
 MAX_PADDING = 64 * 1024
 """Bytes of zeros between an archive's end and another that was appended to it; tar's own padding
@@ -51,6 +51,8 @@ def list_members(file: BinaryIO) -> Iterator[Member]:
                     archive = archive or _open(file)
                     found = _read_any(archive, offset)
                 last, offset = found
+    except STORE_ERRORS:
+        raise
     except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
         if isinstance(error, tarfile.ReadError) and not offset:
             reason = "The file is no tar, whatever its name says."

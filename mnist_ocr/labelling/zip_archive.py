@@ -7,59 +7,82 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import BinaryIO
 
 from mnist_ocr.digits.decoding import MAX_BYTES
 from mnist_ocr.errors import ObjectError
-from mnist_ocr.labelling.members import Content, Member
+from mnist_ocr.labelling.members import STORE_ERRORS, Content, Member
 
-LOCAL_HEADER = struct.Struct("<4s2xHH16xHH")
-"""Signature, flags, method, length of name, length of extra field (APPNOTE.TXT 4.3.7)."""
+LOCAL_HEADER = struct.Struct("<4s2xHH4xIIIHH")
+"""Signature, flags, method, CRC-32, compressed size, size, length of name, length of extra field
+(APPNOTE.TXT 4.3.7)."""
 
 MAX_HEADER_BYTES = LOCAL_HEADER.size + 2 * 65535
 
-_ENCRYPTED = 1
+LOCAL_SIGNATURE = b"PK\3\4"
+
+_ENCRYPTED, _STREAMED, _UTF8 = 1, 8, 0x800
+"""Flags."""
 
 
 def list_members(file: BinaryIO) -> Iterator[Member]:
     """Every file of the archive, in the order of its bytes; the directory is held in memory.
 
     Raises:
-        ObjectError: `truncated`, `corrupt`, `too_large` or `not_an_image`: there is no directory.
+        ObjectError: `truncated`, after the members before the cut, `corrupt`, `too_large`,
+            `unsupported` or `not_an_image`.
     """
-    file.seek(0)
-    has_start = file.read(4) == b"PK\3\4"
     try:
         archive = zipfile.ZipFile(file)
-    except ObjectError:
+    except STORE_ERRORS:
         raise
     except (zipfile.BadZipFile, ValueError, OverflowError, OSError, struct.error) as error:
-        raise _explain(has_start, error) from error
+        file.seek(0)
+        if file.read(4) != LOCAL_SIGNATURE:
+            reason = f"The file is no zip, whatever its name says: {error}."
+            raise ObjectError("not_an_image", reason) from error
+        yield from _list_truncated(file)
+        reason = "The zip has no directory at its end: copy it again. Members may be missing."
+        raise ObjectError("truncated", reason) from error
     except NotImplementedError as error:
         raise ObjectError("unsupported", f"The zip cannot be read: {error}.") from error
     infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
     starts = sorted({info.header_offset for info in infos} | {archive.start_dir})
     next_start = dict(pairwise(starts))
-    seen: set[tuple[int, str]] = set()
-    for info in infos:
-        start = info.header_offset
-        if info.is_dir() or (start, info.filename) in seen:
-            continue
-        seen = {each for each in seen if each[0] == start} | {(start, info.filename)}
-        furthest = start + MAX_HEADER_BYTES + info.compress_size
-        end = min(next_start.get(start, start), furthest)
-        yield Member(
-            info.filename, info.file_size, f"{start}-{end}-{info.CRC:x}", *_find_problem(info)
-        )
+    for start, group in groupby(infos, lambda info: info.header_offset):
+        # entries that are the same twice are one member
+        for info in {info.filename: info for info in group}.values():
+            furthest = start + MAX_HEADER_BYTES + info.compress_size
+            if not info.is_dir():
+                yield _describe(info, min(next_start.get(start, start), furthest))
 
 
-def _explain(has_start: bool, error: Exception) -> ObjectError:
-    if has_start:
-        return ObjectError(
-            "truncated", "The zip has no directory at its end: copy it again, or repair it."
-        )
-    return ObjectError("not_an_image", f"The file is no zip, whatever its name says: {error}.")
+def _list_truncated(file: BinaryIO) -> Iterator[Member]:
+    """By their own headers; a member that was written as a stream has its sizes behind it."""
+    start = 0
+    while True:
+        file.seek(start)
+        header = file.read(LOCAL_HEADER.size)
+        if len(header) < LOCAL_HEADER.size or not header.startswith(LOCAL_SIGNATURE):
+            return
+        _, flags, method, crc, packed, size, name_length, extra_length = LOCAL_HEADER.unpack(header)
+        end = start + LOCAL_HEADER.size + name_length + extra_length + packed
+        name = file.read(name_length)
+        file.seek(end - 1)
+        if flags & _STREAMED or not file.read(1):
+            return
+        info = zipfile.ZipInfo(name.decode("utf-8" if flags & _UTF8 else "cp437", "replace"))
+        info.flag_bits, info.compress_type, info.CRC = flags, method, crc
+        info.compress_size, info.file_size, info.header_offset = packed, size, start
+        if not info.is_dir():
+            yield _describe(info, end)
+        start = end
+
+
+def _describe(info: zipfile.ZipInfo, end: int) -> Member:
+    position = f"{info.header_offset}-{end}-{info.CRC:x}"
+    return Member(info.filename, info.file_size, position, *_find_problem(info))
 
 
 def _find_problem(info: zipfile.ZipInfo) -> tuple[str, str]:
@@ -86,8 +109,8 @@ def extract(data: bytes, position: str, size: int) -> Content:
         ObjectError: `corrupt`.
     """
     try:
-        signature, _, method, name_length, extra_length = LOCAL_HEADER.unpack_from(data)
-        if signature != b"PK\3\4":
+        signature, _, method, _, _, _, name_length, extra_length = LOCAL_HEADER.unpack_from(data)
+        if signature != LOCAL_SIGNATURE:
             raise ObjectError("corrupt", "There is no member where the zip's directory says.")
         start = LOCAL_HEADER.size + name_length + extra_length
         if method == zipfile.ZIP_STORED:
