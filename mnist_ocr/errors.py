@@ -37,7 +37,8 @@ class ObjectError(OSError):
     """
 
     def __init__(self, status: str, error: str) -> None:
-        super().__init__(error)
+        # file names that are not UTF-8 hold lone surrogates, which a string column cannot
+        super().__init__(error.encode(errors="backslashreplace").decode())
         self.status = status
 
     def __reduce__(self) -> tuple[type["ObjectError"], tuple[str, str]]:

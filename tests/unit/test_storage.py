@@ -178,3 +178,15 @@ def test_object_larger_than_its_reader_can_use_is_not_read(kind: str, tmp_path: 
     (error,) = store.read_many(infos, max_bytes=9)
     assert isinstance(error, ObjectError)
     assert error.status == "too_large"
+
+
+def test_error_of_a_file_whose_name_is_not_utf8_can_be_a_row(tmp_path: Path) -> None:
+    """Its sentence spells the name with escapes, as the manifest does."""
+    name = os.fsdecode(b"7\xe9.png")
+    (tmp_path / name).write_bytes(b"x")
+    store = open_store(str(tmp_path))
+    infos = [info for page in store.list() for info in page]
+    (tmp_path / name).unlink()
+    (error,) = store.read_many(infos)
+    assert isinstance(error, ObjectError)
+    assert str(error).encode().endswith(b"7\\udce9.png (any more).")
