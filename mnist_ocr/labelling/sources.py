@@ -80,13 +80,12 @@ class Source(ABC):
 
     def _expand_after(self, after: ObjectInfo, info: ObjectInfo | None) -> Iterator[ObjectInfo]:
         """What comes behind a member in its archive, as it is now."""
-        old = Locator.parse(after.etag)
-        if info and info.etag == old.etag:
-            rest = self._expand(info, old.line)
-            if any(entry == after for entry in rest):
-                yield from rest
-                return
+        line = Locator.parse(after.etag).line
+        rest = self._expand(info, line) if info else iter(())
+        if any(entry == after for entry in rest):  # its etag, too
+            yield from rest
+            return
         status, what = ("changed", "has changed") if info else ("missing", "is gone")
         error = f"The archive {what} since its first members were listed; the others were not."
         name = archive_of(after.name)
-        yield ObjectInfo(name, 0, Locator("", "", old.line, status, error).encode())
+        yield ObjectInfo(name, 0, Locator("", "", line, status, error).encode())

@@ -3,6 +3,7 @@
 import gzip
 import io
 import tarfile
+import tracemalloc
 import zipfile
 import zlib
 from pathlib import Path
@@ -20,7 +21,7 @@ from archives import (
 
 from mnist_ocr.digits.decoding import MAX_BYTES
 from mnist_ocr.errors import ObjectError, StorageUnreachableError, UsageError
-from mnist_ocr.labelling import reading
+from mnist_ocr.labelling import reading, zip_archive
 from mnist_ocr.labelling.folders import FolderSource
 from mnist_ocr.labelling.inputs import open_source
 from mnist_ocr.labelling.sources import Source
@@ -319,6 +320,19 @@ def test_bombs_are_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         "c.tgz::huge": "too_large",
         "c.tgz::a": b"x",
     }
+
+
+def test_member_that_lies_about_its_size_is_given_no_memory() -> None:
+    """However much the bytes would grow to."""
+    packed = pack_zip({"liar": bytes(20_000_000)})
+    data = packed[packed.rindex(b"PK\3\4") : packed.index(b"PK\1\2")]
+    tracemalloc.start()
+    try:
+        with pytest.raises(ObjectError, match="size and checksum"):
+            zip_archive.extract(data, "0-0-0", 10)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_header_that_asks_for_gigabytes_is_damage(tmp_path: Path) -> None:
