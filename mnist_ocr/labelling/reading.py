@@ -177,7 +177,9 @@ def _find_known_content(info: ObjectInfo, locator: Locator) -> ContentOrError | 
 
 
 def _by_archive(entries: Iterable[_Entry]) -> Iterator[list[_Entry]]:
-    for _, group in groupby(entries, lambda entry: (entry.name, entry.locator.etag)):
+    # by line, too: an archive that a list names twice is read twice, each time in its order
+    lines = groupby(entries, lambda entry: (entry.name, entry.locator.etag, entry.locator.line))
+    for _, group in lines:
         yield list(group)
 
 

@@ -92,6 +92,24 @@ def test_archives_on_a_list_are_opened(scans: Path) -> None:
     assert len(list(open_source(str(scans / "list.txt"), ("1.png", "b.png")).list())) == 4
 
 
+@pytest.mark.parametrize("name", ["x.parquet", "x.tar.gz", "x.tar", "x.idx.gz"])
+def test_archive_that_is_listed_twice_running_is_read_twice(name: str, scans: Path) -> None:
+    """Its members come in its order both times."""
+    pages = np.arange(12, dtype=np.uint8).reshape(3, 2, 2)
+    members = {f"{i}.png": bytes([i]) for i in (1, 2, 3)}
+    contents = {
+        "x.parquet": pack_parquet(list(members.values())),
+        "x.tar.gz": gzip.compress(pack_tar(members)),
+        "x.tar": pack_tar(members),
+        "x.idx.gz": gzip.compress(pack_idx(pages)),
+    }
+    (scans / name).write_bytes(contents[name])
+    (scans / "list.txt").write_text(f"{name}\n{name}\n")
+    found = [content for _, content in read_all(open_source(str(scans / "list.txt")))]
+    expected = list(pages) if "idx" in name else list(members.values())
+    np.testing.assert_array_equal(found, expected * 2)
+
+
 def test_line_that_leads_nowhere_is_a_row(scans: Path) -> None:
     """Missing files, unknown protocols and folders stop nobody."""
     (scans / "list.txt").write_text("none.png\nhtp://x/y.png\na\nb.png\n")
