@@ -20,7 +20,7 @@ from mnist_ocr.labelling.inputs import open_source
 from mnist_ocr.labelling.label import label
 from mnist_ocr.labelling.shards import read_images
 from mnist_ocr.labelling.verification import verify
-from mnist_ocr.storage import open_store
+from mnist_ocr.storage import Store, open_store
 
 NUM_IMAGES = 96
 
@@ -48,9 +48,8 @@ def write_lists(root: Path) -> None:
     (root / "everything.txt").write_text("\n".join(["2026-0/crops/0007.png", *ARCHIVES]))
 
 
-def write_inventory() -> None:
-    """By S3, since rclone does not see files that are put into a folder it has listed."""
-    bucket = open_store("s3://containers")
+def write_inventory(root: Path, bucket: Store) -> None:
+    """Of the single images in the bucket; a copy of the manifest lies on disk."""
     infos = [info for page in bucket.list("2026-") for info in page]
     lines = io.StringIO()
     csv.writer(lines).writerows(["containers", i.name, i.size, i.etag] for i in infos)
@@ -61,14 +60,16 @@ def write_inventory() -> None:
         "fileSchema": "Bucket, Key, Size, ETag",
         "files": [{"key": "inventory/data.csv.gz"}],
     }
-    bucket.write("inventory/manifest.json", json.dumps(document).encode())
+    for store in (bucket, open_store(str(root))):
+        store.write("inventory/manifest.json", json.dumps(document).encode())
 
 
 @pytest.fixture(scope="module")
-def bucket(rclone_server: S3Server, digit_images: np.ndarray) -> Path:
-    """A bucket's folder: single images, archives, and lists of the images."""
-    assert rclone_server.root
-    root = rclone_server.root / "containers"
+def folder(
+    rclone_server: S3Server, digit_images: np.ndarray, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Single images, archives, and lists of both; the bucket `containers` holds the same."""
+    root = tmp_path_factory.mktemp("containers")
     write_containers(root / "archives", digit_images[:NUM_IMAGES])
     for i, image in enumerate(digit_images[:NUM_IMAGES]):
         path = root / f"2026-{i // 48}/crops/{i:04d}.png"
@@ -78,21 +79,25 @@ def bucket(rclone_server: S3Server, digit_images: np.ndarray) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         for key, value in rclone_server.environment.items():
             patch.setenv(key, value)
-        write_inventory()
+        rclone_server.client().create_bucket(Bucket="containers")
+        bucket = open_store("s3://containers")
+        for path in filter(Path.is_file, root.rglob("*")):
+            bucket.write(str(path.relative_to(root)), path.read_bytes())
+        write_inventory(root, bucket)
     return root
 
 
 @pytest.fixture(params=["disk", "s3"])
 def root(
     request: pytest.FixtureRequest,
-    bucket: Path,
+    folder: Path,
     rclone_server: S3Server,
     monkeypatch: pytest.MonkeyPatch,
 ) -> str:
-    """The same bucket in either place."""
+    """The same files in either place."""
     for key, value in rclone_server.environment.items():
         monkeypatch.setenv(key, value)
-    return {"disk": str(bucket), "s3": "s3://containers"}[request.param]
+    return {"disk": str(folder), "s3": "s3://containers"}[request.param]
 
 
 @pytest.mark.parametrize("name", ["2026-*/crops/*.png", *ARCHIVES, *LISTS])
