@@ -1,33 +1,35 @@
-"""`OUTPUT/_job.json`: what a labelling job is. A run that is not the same job may not add to it."""
+"""What a job is, in `OUTPUT/_job.json`, and what it did, in `OUTPUT/_SUCCESS`.
+
+A run that is not the same job may not add to an output.
+"""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TypeVar
 from uuid import uuid4
 
 from mnist_ocr.digits.canonical import PREPROCESSING_VERSION
 from mnist_ocr.digits.model import Model, package_versions
 from mnist_ocr.errors import ObjectError, UsageError
 from mnist_ocr.labelling.config import LabelConfig
+from mnist_ocr.labelling.manifest import read_totals
 from mnist_ocr.labelling.sources import Source
-from mnist_ocr.storage import Store
+from mnist_ocr.storage import Store, is_local
 
 JOB = "_job.json"
+SUCCESS = "_SUCCESS"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """Everything that a row depends on; workers get a copy."""
+class ShardJob:
+    """Everything that a shard's output depends on; workers get a copy."""
 
     job_id: str
     input_uri: str
     output_uri: str
     extensions: tuple[str, ...]
     shard_size: int
-    max_risk: float
-    threshold: float | None
-    """Confidence from which on rows are accepted: the model's for `max_risk`, if it has one."""
-    model_sha256: str
-    preprocessing_version: int
     versions: dict[str, str]
 
     @property
@@ -38,8 +40,43 @@ class Job:
         return {**fields, "extensions": list(self.extensions)}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Job(ShardJob):
+    """A labelling job."""
+
+    max_risk: float
+    threshold: float | None
+    """Confidence from which on rows are accepted: the model's for `max_risk`, if it has one."""
+    model_sha256: str
+    preprocessing_version: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSummary:
+    """What a finished job did: the content of `_SUCCESS`."""
+
+    output_uri: str
+    job_id: str
+    versions: dict[str, str]
+    num_images: int
+    num_shards: int
+    statuses: dict[str, int]
+    """Rows by status."""
+    requests_per_image: float
+    """Of reading the images, over all runs of the job."""
+    num_images_this_run: int
+    images_per_s: float
+    """Of this run, from the start of the pipeline, the start of its workers included."""
+    wall_s: float
+    """Seconds of this run, from the first check on."""
+
+
+J = TypeVar("J", bound=ShardJob)
+S = TypeVar("S", bound=JobSummary)
+
+
 def describe_job(config: LabelConfig, model: Model, source: Source, output: Store) -> Job:
-    """The job that a run asks for."""
+    """The labelling job that a run asks for."""
     threshold = model.info.calibration.find_threshold(config.max_risk)
     return Job(
         job_id=uuid4().hex,
@@ -55,27 +92,53 @@ def describe_job(config: LabelConfig, model: Model, source: Source, output: Stor
     )
 
 
-def read_job(output: Store) -> Job | None:
+def find_job(wanted: J, source: Source, output: Store) -> tuple[J, bool]:
+    """The job on record, or the one wanted if the output is free for it; and whether it is new.
+
+    Raises:
+        UsageError: the output holds something else, or lies within the input.
+    """
+    if source.holds(output.uri) or f"{source.uri}/".startswith(f"{output.uri}/"):
+        raise UsageError(
+            f"Input {source.uri} and output {output.uri} lie one in the other. "
+            "Choose an output folder apart from the input."
+        )
+    if recorded := read_job(output, type(wanted)):
+        check_same_job(recorded, wanted)
+        return replace(recorded, output_uri=output.uri), False
+    if is_local(output.uri) and not Path(output.uri).exists():
+        return wanted, True
+    names = (info.name for page in output.list() for info in page)
+    # "" is the marker of an S3 folder
+    if foreign := next((name for name in names if name and not name.startswith(".")), None):
+        raise UsageError(
+            f"The output folder {output.uri} is in use: it holds {foreign} and no {JOB}. "
+            "Choose an empty or new one."
+        )
+    return wanted, True
+
+
+def read_job(output: Store, kind: type[J]) -> J | None:
     """The job on record, or None where there is none.
 
     Raises:
-        UsageError: `_job.json` is not one of this package's.
+        UsageError: `_job.json` is not one of this command's.
     """
     try:
         fields = json.loads(output.read(JOB))
-        return Job(**{**fields, "extensions": tuple(fields["extensions"])})
+        return kind(**{**fields, "extensions": tuple(fields["extensions"])})
     except ObjectError as error:
         if error.status != "missing":
             raise
         return None
     except (ValueError, TypeError, KeyError) as error:
         raise UsageError(
-            f"{output.uri_of(JOB)} is damaged or of another mnist-ocr ({error}). "
-            "Choose another output folder."
+            f"{output.uri_of(JOB)} is damaged, or of another command or version of mnist-ocr "
+            f"({error}). Choose another output folder."
         ) from error
 
 
-def check_same_job(recorded: Job, wanted: Job) -> None:
+def check_same_job(recorded: ShardJob, wanted: ShardJob) -> None:
     """Refuse to mix two jobs in one output.
 
     Raises:
@@ -92,6 +155,37 @@ def check_same_job(recorded: Job, wanted: Job) -> None:
         )
 
 
-def write_job(output: Store, job: Job) -> None:
+def write_job(output: Store, job: ShardJob) -> None:
     """Put the job on record."""
     output.write(JOB, json.dumps(asdict(job), indent=2).encode())
+
+
+def read_summary(output: Store, kind: type[S]) -> S | None:
+    """The content of `_SUCCESS`, or None while the job is unfinished.
+
+    Raises:
+        UsageError: it is damaged.
+    """
+    try:
+        return kind(**json.loads(output.read(SUCCESS)))
+    except ObjectError as error:
+        if error.status != "missing":
+            raise
+        return None
+    except (ValueError, TypeError) as error:
+        raise UsageError(
+            f"{output.uri_of(SUCCESS)} is damaged: {error}. Delete it and run the same command "
+            "again."
+        ) from error
+
+
+def write_summary(output: Store, summary: JobSummary) -> None:
+    """Declare the job complete, if it is."""
+    totals = read_totals(output) or {}
+    found = {"num_shards": summary.num_shards, "num_images": summary.num_images}
+    if totals != found:
+        raise RuntimeError(
+            f"The manifest of {output.uri} counts {totals}, the finished shards {found}. "
+            "Run the same command again; if it stays so, this is a bug."
+        )
+    output.write(SUCCESS, json.dumps(asdict(summary), indent=2).encode())

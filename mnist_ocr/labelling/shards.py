@@ -5,14 +5,15 @@ The same three steps run fused in one actor on a CPU cluster and apart on a GPU 
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mnist_ocr.digits.batch import ImageBatch, prepare_images
-from mnist_ocr.digits.classifier import Predictions
+from mnist_ocr.digits.batch import BLANK, OK, ImageBatch, prepare_images
+from mnist_ocr.digits.classifier import NOT_A_DIGIT, Predictions
 from mnist_ocr.errors import UsageError
 from mnist_ocr.labelling.job import Job
 from mnist_ocr.labelling.manifest import ManifestShard, part_name
@@ -37,6 +38,18 @@ class Receipt:
     num_accepted: int
     statuses: dict[str, int]
     """Rows by status."""
+
+    @property
+    def num_errors(self) -> int:
+        """Rows whose status is neither ok, blank nor not_a_digit."""
+        return count_errors(self.statuses)
+
+
+def count_errors(statuses: Mapping[str, int]) -> int:
+    """Rows whose status is neither ok, blank nor not_a_digit."""
+    return sum(
+        count for status, count in statuses.items() if status not in {OK, BLANK, NOT_A_DIGIT}
+    )
 
 
 def read_images(source: Source, manifest: ManifestShard) -> tuple[ImageBatch, int]:

@@ -11,8 +11,8 @@ from mnist_ocr.digits.batch import OK
 from mnist_ocr.digits.classifier import NOT_A_DIGIT
 from mnist_ocr.errors import UsageError
 from mnist_ocr.labelling.config import VerifyConfig
-from mnist_ocr.labelling.job import JOB, Job, read_job
-from mnist_ocr.labelling.label import SUCCESS, read_summary
+from mnist_ocr.labelling.job import JOB, SUCCESS, Job, read_job, read_summary
+from mnist_ocr.labelling.label import LabelSummary
 from mnist_ocr.labelling.manifest import (
     COMPLETE,
     FOLDER,
@@ -55,7 +55,7 @@ def verify(config: VerifyConfig) -> Verification:
         StorageUnreachableError: the store does not answer.
     """
     output = open_store(config.output_uri)
-    job = read_job(output)
+    job = read_job(output, Job)
     if job is None:
         raise UsageError(f"{output.uri} holds no labelling job: there is no {JOB}. Check the path.")
     shards, parts = list_shards(output), set(list_finished_shards(output))
@@ -137,7 +137,7 @@ def _check_shard(
 def _check_summary(
     output: Store, num_images: int, num_shards: int, statuses: dict[str, int]
 ) -> Iterator[str]:
-    summary, totals = read_summary(output), read_totals(output)
+    summary, totals = read_summary(output, LabelSummary), read_totals(output)
     if totals is None:
         yield "The listing has not ended: run the same label command again."
     elif (totals["num_shards"], totals["num_images"]) != (num_shards, num_images):

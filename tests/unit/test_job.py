@@ -8,8 +8,9 @@ import pytest
 from mnist_ocr.digits.calibration import Calibration, Threshold
 from mnist_ocr.errors import UsageError
 from mnist_ocr.labelling.config import LabelConfig
+from mnist_ocr.labelling.dataflow import plan_workers
 from mnist_ocr.labelling.job import JOB, Job, check_same_job, read_job, write_job
-from mnist_ocr.labelling.label import explain_no_threshold, plan_workers
+from mnist_ocr.labelling.label import explain_no_threshold
 from mnist_ocr.storage import open_store
 
 WANTED = Job(
@@ -29,9 +30,9 @@ WANTED = Job(
 def test_job_on_record_is_read_back(tmp_path: Path) -> None:
     """All of it, and None where there is none."""
     store = open_store(str(tmp_path))
-    assert read_job(store) is None
+    assert read_job(store, Job) is None
     write_job(store, WANTED)
-    assert read_job(store) == WANTED
+    assert read_job(store, Job) == WANTED
 
 
 @pytest.mark.parametrize(
@@ -61,26 +62,28 @@ def test_same_job_may_be_moved_and_resumed() -> None:
 def test_damaged_job_file_is_refused(content: bytes, tmp_path: Path) -> None:
     """One sentence, no guess."""
     (tmp_path / JOB).write_bytes(content)
-    with pytest.raises(UsageError, match="damaged or of another mnist-ocr"):
-        read_job(open_store(str(tmp_path)))
+    with pytest.raises(UsageError, match="is damaged, or of another command"):
+        read_job(open_store(str(tmp_path)), Job)
 
 
 @pytest.mark.parametrize(
     ("options", "cluster", "plan"),
     [
-        ({}, {"CPU": 8.0}, (8, 0.0)),
-        ({"num_actors": 3}, {"CPU": 8.0}, (3, 0.0)),
-        ({"num_actors": 30}, {"CPU": 8.0}, (8, 0.0)),
-        ({}, {"CPU": 8.0, "GPU": 2.0}, (2, 1.0)),
-        ({"num_gpus_per_actor": 0.25}, {"CPU": 8.0, "GPU": 2.0}, (8, 0.25)),
-        ({"num_gpus_per_actor": 0.0}, {"CPU": 8.0, "GPU": 2.0}, (8, 0.0)),
+        ((None, None), {"CPU": 8.0}, (8, 0.0)),
+        ((3, None), {"CPU": 8.0}, (3, 0.0)),
+        ((30, None), {"CPU": 8.0}, (8, 0.0)),
+        ((None, None), {"CPU": 8.0, "GPU": 2.0}, (2, 1.0)),
+        ((None, 0.25), {"CPU": 8.0, "GPU": 2.0}, (8, 0.25)),
+        ((None, 0.0), {"CPU": 8.0, "GPU": 2.0}, (8, 0.0)),
     ],
 )
 def test_workers_fill_the_cluster(
-    options: dict[str, float], cluster: dict[str, float], plan: tuple[int, float]
+    options: tuple[int | None, float | None],
+    cluster: dict[str, float],
+    plan: tuple[int, float],
 ) -> None:
     """One actor per core, or as many as the GPUs hold, and never more."""
-    assert plan_workers(LabelConfig("in", "out", "model", **options), cluster) == plan
+    assert plan_workers(*options, cluster) == plan
 
 
 @pytest.mark.parametrize(
@@ -121,4 +124,4 @@ def test_risk_that_cannot_be_promised_is_explained(
 def test_gpus_that_are_not_there_are_named() -> None:
     """Ray would wait for them for ever."""
     with pytest.raises(UsageError, match="num_gpus_per_actor is 1 and the Ray cluster has 0 GPUs"):
-        plan_workers(LabelConfig("in", "out", "model", num_gpus_per_actor=1), {"CPU": 8.0})
+        plan_workers(None, 1, {"CPU": 8.0})

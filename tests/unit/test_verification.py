@@ -15,8 +15,8 @@ from mnist_ocr.errors import StorageUnreachableError, UsageError
 from mnist_ocr.labelling import manifest
 from mnist_ocr.labelling.config import VerifyConfig
 from mnist_ocr.labelling.inputs import open_source
-from mnist_ocr.labelling.job import Job, write_job
-from mnist_ocr.labelling.label import SUCCESS, LabelSummary
+from mnist_ocr.labelling.job import SUCCESS, Job, write_job
+from mnist_ocr.labelling.label import LabelSummary
 from mnist_ocr.labelling.predictions import decode_table, encode_table
 from mnist_ocr.labelling.shards import read_images, write_predictions
 from mnist_ocr.labelling.verification import verify

@@ -1,0 +1,224 @@
+"""Shards through Ray Data: numbers in, one receipt per shard out. `label` and `pack` share it.
+
+Everywhere one row is one shard, and one block one row, so that nothing can split or merge shards.
+"""
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache, partial
+from typing import Any, Protocol, TypeVar
+
+import cv2
+import pyarrow as pa
+import ray
+import ray.data
+import ray.exceptions
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+
+from mnist_ocr.errors import ObjectError, UsageError
+from mnist_ocr.labelling.inputs import open_source
+from mnist_ocr.labelling.job import ShardJob
+from mnist_ocr.labelling.manifest import iterate_shards, read_totals
+from mnist_ocr.labelling.report import Progress
+from mnist_ocr.labelling.sources import Source
+from mnist_ocr.storage import Store, open_store
+
+TASKS_IN_FLIGHT = 2
+"""Shards per actor, one at work and one waiting, so that no actor idles between two."""
+
+MAX_RETRIES = 3
+"""A lost node costs a retry; a shard that kills its worker four times ends the job (Ray Data's own
+default repeats it for ever)."""
+
+ROWS: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
+"""Of `map_batches`: a row at a time."""
+
+
+def run_shards(
+    job: ShardJob, finished: frozenset[int], build: Callable[[Any], Any]
+) -> Iterator[dict[str, Any]]:
+    """Take every shard that is not `finished` through the stages that `build` adds.
+
+    Args:
+        job: What to read, and where to write.
+        finished: Shard numbers to leave alone.
+        build: Dataset of rows `shard` -> dataset of rows made by `receipt_row`.
+
+    Yields:
+        The receipts, as shards are committed.
+
+    Raises:
+        UsageError: the input or output cannot be used any more; the same command resumes.
+        StorageUnreachableError: a store does not answer; the same command resumes.
+    """
+    with _settings_of_ray_data(), _unwrapped_errors():
+        source = ManifestSource(job, finished)
+        receipts = build(ray.data.read_datasource(source, override_num_blocks=1, num_cpus=0))
+        for bundle in receipts.iter_internal_ref_bundles():
+            for entry in bundle.blocks:
+                yield from map(json.loads, ray.get(entry.ref)["receipt"].to_pylist())
+
+
+def plan_workers(
+    num_actors: int | None, share: float | None, cluster: Mapping[str, float]
+) -> tuple[int, float]:
+    """How many actors work, and each one's share of a GPU.
+
+    Args:
+        num_actors: At most; None for as many as there is room for.
+        share: None for a whole GPU if the cluster has any.
+        cluster: Ray's total resources: `CPU`, `GPU`, ...
+
+    Raises:
+        UsageError: the cluster has not what is asked for; Ray would wait for ever.
+    """
+    num_cpus, num_gpus = int(cluster.get("CPU", 0)), cluster.get("GPU", 0.0)
+    if share is None:
+        share = 1.0 if num_gpus else 0.0
+    if share > num_gpus:
+        raise UsageError(
+            f"num_gpus_per_actor is {share:g} and the Ray cluster has {num_gpus:g} GPUs. "
+            "Start nodes with GPUs first, or pass 0 to label on CPUs."
+        )
+    room = int(num_gpus / share) if share else num_cpus
+    if not room:
+        raise UsageError("The Ray cluster has no CPUs. Start worker nodes first.")
+    return min(num_actors or room, room), share
+
+
+class Receipt(Protocol):
+    """What became of a shard."""
+
+    @property
+    def num_images(self) -> int:
+        """Objects in the shard."""
+
+    @property
+    def num_errors(self) -> int:
+        """Objects that could not be used."""
+
+
+R = TypeVar("R", bound=Receipt)
+
+
+def follow(
+    receipts: Iterator[R], num_done: int, output: Store, on_progress: Callable[[Progress], None]
+) -> Iterator[R]:
+    """Pass receipts on, and say after each how far the job is.
+
+    Args:
+        receipts: Of this run.
+        num_done: Images of earlier runs.
+        output: Of the job.
+        on_progress: Is told.
+    """
+    num_images, num_errors = None, 0
+    for receipt in receipts:
+        num_done += receipt.num_images
+        num_errors += receipt.num_errors
+        num_images = num_images or (read_totals(output) or {}).get("num_images")
+        on_progress(Progress(num_done, num_images, num_errors))
+        yield receipt
+
+
+def actors(num_actors: int) -> dict[str, Any]:
+    """Of `map_batches`: a pool of actors that take a row at a time."""
+    pool = ray.data.ActorPoolStrategy(
+        # min_size is 1 since there may be fewer shards than actors, of which Ray Data would warn
+        min_size=1,
+        max_size=num_actors,
+        initial_size=num_actors,
+        max_tasks_in_flight_per_actor=TASKS_IN_FLIGHT,
+    )
+    return {**ROWS, "compute": pool, "max_task_retries": MAX_RETRIES}
+
+
+def receipt_row(receipt: object) -> pa.Table:
+    """A receipt's fields as a row."""
+    # as JSON: the schema is the same whatever statuses occur
+    return pa.table({"receipt": [json.dumps(vars(receipt))]})
+
+
+def value(row: pa.Table, name: str) -> Any:
+    """What a row holds in a column."""
+    return row[name][0].as_py()
+
+
+def stores_of(job: ShardJob) -> tuple[Source, Store]:
+    """The job's input and output; one connection per worker process."""
+    return _open(job.input_uri, job.extensions, job.output_uri)
+
+
+@cache
+def _open(input_uri: str, extensions: tuple[str, ...], output_uri: str) -> tuple[Source, Store]:
+    """One connection per worker process; a process has one shard at a time, on one core."""
+    cv2.setNumThreads(1)
+    return open_source(input_uri, extensions), open_store(output_uri)
+
+
+@contextmanager
+def _settings_of_ray_data() -> Iterator[None]:
+    """What this pipeline needs, and quiet; the process's own settings come back afterwards."""
+    context = ray.data.DataContext.get_current().copy()
+    context.target_max_block_size = 1  # byte: each row leaves as a block of its own, at once
+    context.raise_original_map_exception = True  # so that an error crosses with its type
+    context.enable_progress_bars = False  # the command shows images, not blocks
+    context.enable_operator_progress_bars = False
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)  # it logs what it then raises
+    try:
+        with ray.data.DataContext.current(context), warnings.catch_warnings():
+            # Ray 2.60 has no other way to bound retries than the one that it deprecates
+            warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def _unwrapped_errors() -> Iterator[None]:
+    """A worker's error as itself, for the command to explain."""
+    try:
+        yield
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        if not isinstance(cause, (UsageError, ConnectionError, ObjectError)):
+            raise
+        cause.args = (str(cause).partition("\n")[0],)  # Ray Data adds how to make it retry
+        raise cause from None
+
+
+class ManifestSource(Datasource):
+    """Streams shard numbers while the listing, in the same task, still goes on."""
+
+    def __init__(self, job: ShardJob, finished: frozenset[int]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._job = job
+        self._finished = finished
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        """Unknown: the listing has not begun."""
+        return None
+
+    def get_read_tasks(
+        self,
+        parallelism: int,
+        per_task_row_limit: int | None = None,
+        data_context: Any = None,
+    ) -> list[ReadTask]:
+        """One task: a listing has one order."""
+        metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+        return [ReadTask(partial(_list_shards, self._job, self._finished), metadata)]
+
+
+def _list_shards(job: ShardJob, finished: frozenset[int]) -> Iterator[pa.Table]:
+    """One-row tables. `finished` is fixed at the start, so that a retry yields the same ones."""
+    source, output = open_source(job.input_uri, job.extensions), open_store(job.output_uri)
+    for shard in iterate_shards(source, output, shard_size=job.shard_size):
+        if shard not in finished:
+            yield pa.table({"shard": [shard]})
