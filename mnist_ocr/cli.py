@@ -104,6 +104,8 @@ def run_label(config: LabelConfig) -> int:
     counts = ", ".join(f"{count:,} {status}" for status, count in sorted(summary.statuses.items()))
     print(f"{summary.num_images:,} rows ({counts}) in {summary.output_uri}")
     print(f"{summary.num_accepted:,} accepted at a risk of {config.max_risk:g}")
+    if summary.num_images_this_run:
+        print(summary.format_run())
     _print_json(asdict(summary))
     too_many = config.max_error_rate is not None and summary.error_rate > config.max_error_rate
     return TOO_MANY_ERRORS if too_many else 0

@@ -8,7 +8,15 @@ from typing import Any
 import fsspec
 
 from mnist_ocr.errors import ObjectError, StorageUnreachableError, UsageError
-from mnist_ocr.storage import PAGE_SIZE, ByteRange, ObjectInfo, Page, Store, check_size
+from mnist_ocr.storage import (
+    PAGE_SIZE,
+    UNKNOWN_SIZE,
+    ByteRange,
+    ObjectInfo,
+    Page,
+    Store,
+    check_size,
+)
 
 
 class FsspecStore(Store):
@@ -78,7 +86,10 @@ class FsspecStore(Store):
     def _read(self, name: str, start: int, end: int | None) -> bytes:
         try:
             path = f"{self._root}/{name}"
-            return bytes(self._filesystem.cat_file(path, start or None, end))
+            data = bytes(self._filesystem.cat_file(path, start or None, end))
+            self.traffic.num_requests += 1
+            self.traffic.num_bytes += len(data)
+            return data
         except FileNotFoundError as error:
             raise ObjectError("missing", f"There is no {self.uri_of(name)} (any more).") from error
         except PermissionError as error:
@@ -103,4 +114,5 @@ class FsspecStore(Store):
 
 def _describe(name: str, detail: dict[str, Any]) -> ObjectInfo:
     etag = detail.get("etag") or detail.get("ETag") or detail.get("mtime") or ""
-    return ObjectInfo(name, int(detail.get("size") or 0), str(etag))
+    size = detail.get("size")
+    return ObjectInfo(name, UNKNOWN_SIZE if size is None else int(size), str(etag))

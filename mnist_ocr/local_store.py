@@ -7,7 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mnist_ocr.errors import ObjectError, UsageError
-from mnist_ocr.storage import PAGE_SIZE, ByteRange, ObjectInfo, Page, Store, check_size
+from mnist_ocr.storage import (
+    BROKEN_LINK,
+    PAGE_SIZE,
+    ByteRange,
+    ObjectInfo,
+    Page,
+    Store,
+    check_size,
+)
 
 
 class LocalStore(Store):
@@ -55,7 +63,7 @@ class LocalStore(Store):
             try:
                 status = entry.stat()
             except OSError:  # a broken link, or gone since: listed, so that it gets its row
-                page.append(ObjectInfo(folder + name, 0, "missing"))
+                page.append(ObjectInfo(folder + name, 0, BROKEN_LINK))
                 continue
             if stat.S_ISREG(status.st_mode):  # a pipe or a socket holds no image, and would block
                 page.append(ObjectInfo(folder + name, status.st_size, _etag(status)))
@@ -99,6 +107,8 @@ class LocalStore(Store):
                 data = os.read(descriptor, left)
                 while len(data) < left and (more := os.read(descriptor, left - len(data))):
                     data += more
+                self.traffic.num_requests += 1
+                self.traffic.num_bytes += len(data)
                 return data
             finally:
                 os.close(descriptor)

@@ -1,100 +1,145 @@
-"""Objects on S3 and its relatives: listings by botocore, contents by obstore.
+"""Objects on S3 and its relatives: listings and parts by botocore, whole objects by obstore.
 
 botocore finds credentials, region and endpoint as every AWS tool does (`AWS_PROFILE`,
 `AWS_ENDPOINT_URL`, instance roles, ...) and returns every key as it is; obstore carries the many
 small GETs at 13 times the rate of `s3fs.cat`, but cannot express keys like `a//b` (those few go
-through botocore).
+through botocore). Both go through `_request`, which paces, repeats and counts.
 """
 
 import contextlib
+import random
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from functools import partial
+from itertools import count
+from typing import Any, TypeVar
 
-import botocore.session
 import obstore
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
-from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
-from obstore.store import S3Store as ObstoreS3
+from botocore.exceptions import ClientError
+from obstore.exceptions import BaseError
 
 from mnist_ocr.errors import ObjectError, UsageError
-from mnist_ocr.s3_errors import ErrorSorter, error_code, no_credentials
+from mnist_ocr.pacing import MAX_IN_FLIGHT, Pacer
+from mnist_ocr.s3_clients import S3Clients, connect, find_region
+from mnist_ocr.s3_errors import (
+    FAILURES,
+    ErrorSorter,
+    error_code,
+    is_outage,
+    is_region_wrong,
+    is_throttled,
+)
 from mnist_ocr.storage import PAGE_SIZE, ByteRange, ObjectInfo, Store, check_size
 
-NUM_THREADS = 16
-"""GETs in flight per process; more gain nothing on one core (8,000 GET/s at 0.17 ms CPU each)."""
-
-MAX_AHEAD = 4 * NUM_THREADS
-"""Objects fetched and not yet taken."""
-
 MAX_BYTES_AHEAD = 256 * 1024**2
-"""The same in bytes, so that large files do not fill a worker's memory."""
-
-CONNECT_TIMEOUT_S = 10
-"""Seconds to wait for a store to take a connection; a firewall may drop it without a word."""
+"""Bytes fetched and not yet taken, so that large files do not fill a worker's memory."""
 
 RETRY_TIMEOUT_S = 40
-"""Seconds for which a request is repeated while the store answers 5xx: SlowDown, restarts."""
+"""Seconds for which a request is repeated while the store fails: SlowDown, restarts, no network."""
 
-CREDENTIAL_LIFE = timedelta(minutes=5)
-"""How long obstore may keep credentials before it asks botocore, which refreshes them, again."""
+LIST_RETRY_TIMEOUT_S = 4
+"""The same for a listing without any answer: it comes first, and its URI may be wrong."""
+
+FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.1, 5.0
+"""Before a request is repeated; doubled each time, and drawn from 0 up to it ("full jitter",
+Brooker, AWS Architecture Blog, 2015)."""
+
+MULTIPART_BYTES = 16 * 1024**2
+"""Objects above this are written in parts: one that fails is repeated alone."""
+
+T = TypeVar("T")
 
 
 class S3Store(Store):
     """The objects under `s3://bucket/prefix/`.
 
+    Args:
+        uri: Of the folder.
+        anonymous: Sign no request: the bucket is public.
+
     Raises:
         UsageError: no bucket in the URI, no such profile, or no credentials.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, *, anonymous: bool = False) -> None:
         super().__init__(uri)
         self._bucket, _, folder = uri.removeprefix("s3://").partition("/")
         self._folder = f"{folder}/" if folder else ""
         if not self._bucket:
             raise UsageError(f"No bucket in {uri!r}. Write s3://bucket/prefix.")
-        session = botocore.session.Session()
-        try:
-            credentials = session.get_credentials()
-            self._client = session.create_client(
-                "s3",
-                config=Config(
-                    connect_timeout=CONNECT_TIMEOUT_S,
-                    max_pool_connections=NUM_THREADS,
-                    retries={"mode": "standard", "total_max_attempts": 3},
-                ),
-            )
-        except (BotoCoreError, ValueError) as error:
-            raise UsageError(f"Cannot open {uri}: {error} Check the AWS_* settings.") from error
-        if credentials is None:
-            raise no_credentials(uri)
-        endpoint = self._client.meta.endpoint_url
-        self._errors = ErrorSorter(uri, self._bucket, endpoint)
-        self._objects = ObstoreS3(
-            self._bucket,
-            endpoint=endpoint,
-            region=self._client.meta.region_name or "us-east-1",
-            client_options={
-                "allow_http": endpoint.startswith("http://"),
-                "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
-            },
-            retry_config={
-                "max_retries": 20,
-                "retry_timeout": timedelta(seconds=RETRY_TIMEOUT_S),
-                # each wait is drawn from the first up to the base times the last
-                "backoff": {
-                    "init_backoff": timedelta(seconds=0.2),
-                    "max_backoff": timedelta(seconds=10),
-                    "base": 3,
-                },
-            },
-            credential_provider=_credential_provider(credentials),
-        )
+        self._anonymous = anonymous
+        self._clients = connect(uri, self._bucket, anonymous=anonymous)
+        self._errors = ErrorSorter(uri, self._bucket, self._clients.endpoint)
+        self._pacer = Pacer()
+        self._lock = threading.Lock()
         self._threads: ThreadPoolExecutor | None = None
+
+    def _request(
+        self,
+        send: Callable[[S3Clients], T],
+        explain: Callable[[Exception], Exception],
+        outage_timeout_s: float = RETRY_TIMEOUT_S,
+    ) -> T:
+        """One request, at the store's pace, repeated while it is overloaded or away.
+
+        Args:
+            send: Sends it.
+            explain: The error of one that failed for good.
+            outage_timeout_s: How long to repeat what gets no answer.
+        """
+        started = time.monotonic()
+        for attempt in count():
+            self._pacer.wait()
+            clients, sent = self._clients, time.monotonic()
+            try:
+                result = send(clients)
+            except ObjectError:
+                self._count_answer(sent, 0)
+                raise
+            except FAILURES as error:
+                throttled = is_throttled(error)
+                self._count_failure(throttled)
+                if is_region_wrong(error) and self._move(clients, error):
+                    continue
+                patience_s = RETRY_TIMEOUT_S if throttled else outage_timeout_s
+                is_over = time.monotonic() - started > patience_s
+                if is_over or not (throttled or is_outage(error)):
+                    raise explain(error) from error
+                backoff_s = min(FIRST_BACKOFF_S * 2**attempt, MAX_BACKOFF_S)
+                time.sleep(random.uniform(0, backoff_s))
+            else:
+                self._count_answer(sent, len(result) if isinstance(result, bytes) else 0)
+                return result
+        raise AssertionError
+
+    def _count_answer(self, sent: float, num_bytes: int) -> None:
+        seconds = time.monotonic() - sent
+        self._pacer.note_answer(seconds)
+        with self._lock:
+            self.traffic.count_answer(seconds, num_bytes)
+
+    def _count_failure(self, throttled: bool) -> None:
+        if throttled:
+            self._pacer.note_throttled()
+        with self._lock:
+            self.traffic.num_requests += 1
+            self.traffic.num_throttled += throttled
+
+    def _move(self, asked: S3Clients, error: Exception) -> bool:
+        """Connect to the region that the bucket lies in; whether there is another one to try."""
+        with self._lock:
+            if self._clients is not asked:
+                return True  # another thread has moved
+            region = find_region(asked, self._bucket, error)
+            if region in {None, asked.region}:
+                return False
+            self._clients = connect(
+                self.uri, self._bucket, anonymous=self._anonymous, region=region
+            )
+            return True
 
     def list(self, prefix: str = "", start_after: str = "") -> Iterator[list[ObjectInfo]]:
         """Pages of objects, each one request of up to 1,000 keys."""
@@ -117,43 +162,26 @@ class S3Store(Store):
             request["ContinuationToken"] = response["NextContinuationToken"]
 
     def _list_page(self, request: dict[str, Any]) -> dict[str, Any]:
-        try:
-            return self._repeat(self._client.list_objects_v2, request)
-        except NoCredentialsError as error:
-            raise no_credentials(self.uri) from error
-        except ClientError as error:
-            code = error.response["Error"].get("Code", "")
-            raise self._errors.refused("list", code, error) from error
-        except BotoCoreError as error:
-            raise self._errors.unreachable(error) from error
-
-    @staticmethod
-    def _repeat(
-        operation: Callable[..., dict[str, Any]], request: dict[str, Any]
-    ) -> dict[str, Any]:
-        """One request, repeated while the store is overloaded."""
-        deadline = time.monotonic() + RETRY_TIMEOUT_S
-        while True:
-            try:
-                return operation(**request)
-            except ClientError as error:
-                status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-                if status < 500 or time.monotonic() > deadline:
-                    raise
+        return self._request(
+            lambda clients: clients.botocore.list_objects_v2(**request),
+            lambda error: self._errors.for_folder("list", error),
+            LIST_RETRY_TIMEOUT_S,
+        )
 
     def read(self, name: str, etag: str = "", max_bytes: int | None = None) -> bytes:
         """An object's content; its etag is compared with that of the response."""
         key = self._folder + name
         if key != key.strip("/"):  # obstore would strip it: "scans/" is an object, too
             return self._read_any_key(name, etag, max_bytes)
-        try:
-            response = obstore.get(self._objects, key)
-            found = (response.meta["e_tag"] or "").strip('"')
-            self._check_etag(name, etag, found)
+
+        def send(clients: S3Clients) -> bytes:
+            response = obstore.get(clients.obstore, key)
+            self._check_etag(name, etag, response.meta["e_tag"] or "")
             check_size(self.uri_of(name), response.meta["size"], max_bytes)
             return bytes(response.bytes())
-        except (FileNotFoundError, BaseError) as error:
-            raise self._errors.for_object(self.uri_of(name), str(error), error) from error
+
+        try:
+            return self._request(send, self._explain(name))
         except ValueError:  # obstore has no path for this key: "a//b", "a/../b", a line break
             return self._read_any_key(name, etag, max_bytes)
 
@@ -166,50 +194,56 @@ class S3Store(Store):
             wanted.name, wanted.etag, byte_range=f"bytes={wanted.start}-{end}"
         )
 
+    def _explain(self, name: str) -> Callable[[Exception], Exception]:
+        return partial(self._errors.for_object, self.uri_of(name))
+
     def _check_etag(self, name: str, listed: str, found: str) -> None:
-        if listed and found != listed:
+        if listed and found.strip('"') != listed:
             raise ObjectError("changed", f"{self.uri_of(name)} has changed since it was listed.")
 
     def _read_any_key(
         self, name: str, etag: str, max_bytes: int | None = None, byte_range: str | None = None
     ) -> bytes:
         request = {"Bucket": self._bucket, "Key": self._folder + name}
-        try:
-            response = self._repeat(
-                self._client.get_object, request | ({"Range": byte_range} if byte_range else {})
-            )
+        if byte_range:
+            request["Range"] = byte_range
+
+        def send(clients: S3Clients) -> bytes:
+            try:
+                response = clients.botocore.get_object(**request)
+            except ClientError as error:
+                if error_code(error) == "InvalidRange":
+                    return b""  # the object ends before
+                raise
             with contextlib.closing(response["Body"]) as body:
-                self._check_etag(name, etag, response["ETag"].strip('"'))
+                self._check_etag(name, etag, response["ETag"])
                 check_size(self.uri_of(name), response["ContentLength"], max_bytes)
                 return bytes(body.read())
-        except ClientError as error:
-            code = error.response["Error"].get("Code")
-            if code == "InvalidRange":
-                return b""  # the object ends before
-            raise self._errors.for_object(self.uri_of(name), f"<Code>{code}", error) from error
-        except BotoCoreError as error:
-            raise self._errors.unreachable(error) from error
+
+        return self._request(send, self._explain(name))
 
     def read_many(
         self, objects: Sequence[ObjectInfo], max_bytes: int | None = None
     ) -> Iterator[bytes | ObjectError]:
-        """Contents in order, `NUM_THREADS` requests in flight."""
+        """Contents in order, as many requests in flight as pay."""
         reads = ((info.size, (self.read, info.name, info.etag, max_bytes)) for info in objects)
         return self._read_ahead(reads)
 
     def read_ranges(self, ranges: Sequence[ByteRange]) -> Iterator[bytes | ObjectError]:
-        """Parts in order, `NUM_THREADS` requests in flight."""
+        """Parts in order, as many requests in flight as pay."""
         return self._read_ahead((wanted.length, (self.read_range, wanted)) for wanted in ranges)
 
     def _read_ahead(
         self, reads: Iterable[tuple[int, tuple[Any, ...]]]
     ) -> Iterator[bytes | ObjectError]:
         if self._threads is None:
-            self._threads = ThreadPoolExecutor(NUM_THREADS, "s3-get")
+            self._threads = ThreadPoolExecutor(MAX_IN_FLIGHT, "s3-get")
         ahead = deque[tuple[int, Future[bytes | ObjectError]]]()
         bytes_ahead = 0
         for size, read in reads:
-            while ahead and (len(ahead) == MAX_AHEAD or bytes_ahead + size > MAX_BYTES_AHEAD):
+            while ahead and (
+                len(ahead) >= self._pacer.max_in_flight or bytes_ahead + size > MAX_BYTES_AHEAD
+            ):
                 taken, content = ahead.popleft()
                 bytes_ahead -= taken
                 yield content.result()
@@ -223,31 +257,14 @@ class S3Store(Store):
         if {"", ".", ".."} & set(key.split("/")):
             # obstore would write elsewhere than `read` and `list` look
             raise UsageError(f"Cannot write {self.uri_of(name)}: '//' or a dot as a folder's name.")
-        try:
-            obstore.put(self._objects, key, data)
-        except FileNotFoundError as error:
-            raise self._errors.refused("write", "NoSuchBucket", error) from error
-        except (PermissionDeniedError, UnauthenticatedError) as error:
-            raise self._errors.refused(
-                "write", error_code(str(error)) or "AccessDenied", error
-            ) from error
-        except BaseError as error:
-            raise self._errors.unreachable(error) from error
+        self._request(
+            lambda clients: obstore.put(
+                clients.obstore, key, data, use_multipart=len(data) > MULTIPART_BYTES
+            ),
+            lambda error: self._errors.for_folder("write", error),
+        )
 
     def delete(self, name: str) -> None:
         """One DELETE."""
         with contextlib.suppress(FileNotFoundError, BaseError):
-            obstore.delete(self._objects, self._folder + name)
-
-
-def _credential_provider(credentials: Any) -> Callable[[], Any]:
-    def provide() -> dict[str, Any]:
-        frozen = credentials.get_frozen_credentials()
-        return {
-            "access_key_id": frozen.access_key,
-            "secret_access_key": frozen.secret_key,
-            "token": frozen.token,
-            "expires_at": datetime.now(UTC) + CREDENTIAL_LIFE,
-        }
-
-    return provide
+            obstore.delete(self._clients.obstore, self._folder + name)

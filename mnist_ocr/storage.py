@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from mnist_ocr.errors import ObjectError, UsageError
+from mnist_ocr.traffic import Traffic
 
 PAGE_SIZE = 1000
 """Objects in a page of a listing: what S3 returns at most."""
@@ -22,6 +23,10 @@ PAGE_SIZE = 1000
 
 UNKNOWN_SIZE = -1
 """Size of an object that nobody has asked the store for yet."""
+
+
+BROKEN_LINK = "missing"
+"""Etag of a file that its folder names and that is not there."""
 
 
 class ObjectInfo(NamedTuple):
@@ -50,6 +55,12 @@ class Store(ABC):
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
+        self.traffic = Traffic()
+
+    def take_traffic(self) -> Traffic:
+        """What requests have come to since this was last called."""
+        taken, self.traffic = self.traffic, Traffic()
+        return taken
 
     def uri_of(self, name: str) -> str:
         """The absolute address of an object."""
@@ -139,8 +150,12 @@ def is_local(uri: str) -> bool:
     return "://" not in uri
 
 
-def open_store(uri: str) -> Store:
+def open_store(uri: str, *, anonymous: bool = False) -> Store:
     """The store at a URI. Does no request.
+
+    Args:
+        uri: Of a folder.
+        anonymous: Of S3: sign nothing, the bucket is public.
 
     Raises:
         UsageError: the URI makes no sense, or there are no credentials for it.
@@ -153,7 +168,7 @@ def open_store(uri: str) -> Store:
     if uri.startswith("s3://"):
         from mnist_ocr.s3 import S3Store
 
-        return S3Store(uri)
+        return S3Store(uri, anonymous=anonymous)
     from mnist_ocr.fsspec_store import FsspecStore
 
     return FsspecStore(uri)

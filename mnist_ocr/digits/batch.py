@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,8 +10,13 @@ from numpy.typing import NDArray
 from mnist_ocr.digits.canonical import IMAGE_SIZE, is_canonical, view_page, view_pages
 from mnist_ocr.digits.decoding import UnreadableImageError, decode_image
 from mnist_ocr.errors import ObjectError
+from mnist_ocr.stopwatch import Stopwatch
 
 OK, BLANK = "ok", "blank"
+
+CHUNK_SIZE = 8
+"""Images fetched, then decoded: enough that taking the time costs nothing, few enough that large
+ones fit into memory."""
 
 STACK_SIZE = 64
 """Pages of 28x28 pixels that are cleaned at once: enough to spread the cost of numpy's calls."""
@@ -39,31 +45,42 @@ class ImageBatch:
 
 
 def prepare_images(
-    contents: Iterable[bytes | NDArray[np.uint8] | ObjectError], num_images: int
+    contents: Iterable[bytes | NDArray[np.uint8] | ObjectError],
+    num_images: int,
+    watch: Stopwatch | None = None,
 ) -> ImageBatch:
     """Decode and canonicalise; never raises for bad data.
 
     Args:
         contents: `num_images` encoded images, grey (H, W) uint8 pages, or reasons why not.
         num_images: How many there are; they may come from an iterator.
+        watch: Times `fetch`, `decode` and `canonicalise`.
     """
+    watch = watch or Stopwatch()
     shape = (num_images, IMAGE_SIZE, IMAGE_SIZE)
     images, raw = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
     trust = np.ones(num_images, np.float32)
     batch = ImageBatch(images, raw, trust, [OK] * num_images, [None] * num_images)
     framed = []
-    for i, content in enumerate(contents):
-        try:
-            if isinstance(content, ObjectError):
-                raise content
-            page = decode_image(content) if isinstance(content, bytes) else content
+    numbered = enumerate(contents)
+    while chunk := list(islice(numbered, CHUNK_SIZE)):
+        watch.lap("fetch")
+        for i, content in chunk:
+            try:
+                if isinstance(content, ObjectError):
+                    raise content
+                page = decode_image(content) if isinstance(content, bytes) else content
+            except (ObjectError, UnreadableImageError) as reason:
+                batch.status[i], batch.error[i] = reason.status, str(reason)
+                continue
             if page.shape == (IMAGE_SIZE, IMAGE_SIZE):
                 images[i] = page
                 framed.append(i)
             else:
+                watch.lap("decode")
                 images[i], raw[i], trust[i] = view_page(page)
-        except (ObjectError, UnreadableImageError) as reason:
-            batch.status[i], batch.error[i] = reason.status, str(reason)
+                watch.lap("canonicalise")
+        watch.lap("decode")
     raw[framed] = images[framed]
     # many at once: MNIST's own images cost next to nothing, others three fifths
     moved = np.array(framed, np.int64)[~is_canonical(images[framed])].tolist()
@@ -74,4 +91,5 @@ def prepare_images(
     for i in np.flatnonzero(~images.any((1, 2))).tolist():
         if batch.status[i] == OK:
             batch.status[i], batch.error[i] = BLANK, "The page is blank: no ink stands out on it."
+    watch.lap("canonicalise")
     return batch

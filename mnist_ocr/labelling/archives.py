@@ -86,6 +86,8 @@ def list_archive(store: Store, name: str, info: ObjectInfo, line: str = "") -> I
     try:
         if not info.size:
             raise ObjectError("empty", "The archive is empty: 0 bytes.")
+        if info.size < 0:
+            raise ObjectError("unreadable", "The store does not tell how large the archive is.")
         file = open_archive(store.read_range, info._replace(name=name))
         for member in form.list_members(file):
             is_empty = False

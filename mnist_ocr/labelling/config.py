@@ -30,6 +30,8 @@ class LabelConfig:
     those that the model was calibrated on; no row is accepted if they do not bear it out."""
     extensions: tuple[str, ...] = ()
     """Only objects that end so, e.g. .png .jpg; none given: every object."""
+    anonymous: bool = False
+    """Sign no request for the input: a public bucket, no credentials."""
     num_actors: int | None = None
     """Workers that label; default one per CPU, or as many as the GPUs hold."""
     num_gpus_per_actor: float | None = None

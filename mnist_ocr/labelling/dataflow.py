@@ -6,10 +6,11 @@ Everywhere one row is one shard, and one block one row, so that nothing can spli
 import json
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import pyarrow as pa
@@ -25,6 +26,8 @@ from mnist_ocr.labelling.job import ShardJob
 from mnist_ocr.labelling.manifest import iterate_shards, read_totals
 from mnist_ocr.labelling.report import Progress
 from mnist_ocr.labelling.sources import Source
+from mnist_ocr.labelling.summary import Receipt
+from mnist_ocr.stopwatch import Stopwatch
 from mnist_ocr.storage import Store, open_store
 
 TASKS_IN_FLIGHT = 2
@@ -39,14 +42,15 @@ ROWS: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
 
 
 def run_shards(
-    job: ShardJob, finished: frozenset[int], build: Callable[[Any], Any]
+    job: ShardJob, finished: frozenset[int], seconds: Counter[str], build: Callable[[Any], Any]
 ) -> Iterator[dict[str, Any]]:
     """Take every shard that is not `finished` through the stages that `build` adds.
 
     Args:
         job: What to read, and where to write.
         finished: Shard numbers to leave alone.
-        build: Dataset of rows `shard` -> dataset of rows made by `receipt_row`.
+        seconds: Those that stages took, of listing on, are added to it.
+        build: Dataset of rows `shard`, `seconds` -> dataset of rows made by `receipt_row`.
 
     Yields:
         The receipts, as shards are committed.
@@ -60,7 +64,9 @@ def run_shards(
         receipts = build(ray.data.read_datasource(source, override_num_blocks=1, num_cpus=0))
         for bundle in receipts.iter_internal_ref_bundles():
             for entry in bundle.blocks:
-                yield from map(json.loads, ray.get(entry.ref)["receipt"].to_pylist())
+                for row in ray.get(entry.ref).to_pylist():
+                    seconds.update(json.loads(row["seconds"]))
+                    yield json.loads(row["receipt"])
 
 
 def plan_workers(
@@ -88,18 +94,6 @@ def plan_workers(
     if not room:
         raise UsageError("The Ray cluster has no CPUs. Start worker nodes first.")
     return min(num_actors or room, room), share
-
-
-class Receipt(Protocol):
-    """What became of a shard."""
-
-    @property
-    def num_images(self) -> int:
-        """Objects in the shard."""
-
-    @property
-    def num_errors(self) -> int:
-        """Objects that could not be used."""
 
 
 R = TypeVar("R", bound=Receipt)
@@ -137,10 +131,24 @@ def actors(num_actors: int) -> dict[str, Any]:
     return {**ROWS, "compute": pool, "max_task_retries": MAX_RETRIES}
 
 
-def receipt_row(receipt: object) -> pa.Table:
-    """A receipt's fields as a row."""
+def receipt_row(receipt: Receipt, watch: Stopwatch) -> pa.Table:
+    """A receipt as a row, and the seconds that its shard took."""
     # as JSON: the schema is the same whatever statuses occur
-    return pa.table({"receipt": [json.dumps(vars(receipt))]})
+    return pa.table({"receipt": [json.dumps(receipt.encode())], "seconds": [take_seconds(watch)]})
+
+
+def start_watch(row: pa.Table) -> Stopwatch:
+    """One that goes on with the seconds that a row's shard has taken so far."""
+    watch = Stopwatch()
+    watch.seconds.update(json.loads(value(row, "seconds")))
+    return watch
+
+
+def take_seconds(watch: Stopwatch) -> str:
+    """The column `seconds` of a row; the watch begins anew."""
+    seconds = json.dumps(watch.seconds)
+    watch.seconds.clear()
+    return seconds
 
 
 def value(row: pa.Table, name: str) -> Any:
@@ -150,14 +158,16 @@ def value(row: pa.Table, name: str) -> Any:
 
 def stores_of(job: ShardJob) -> tuple[Source, Store]:
     """The job's input and output; one connection per worker process."""
-    return _open(job.input_uri, job.extensions, job.output_uri)
+    return _open(job.input_uri, job.extensions, job.anonymous, job.output_uri)
 
 
 @cache
-def _open(input_uri: str, extensions: tuple[str, ...], output_uri: str) -> tuple[Source, Store]:
+def _open(
+    input_uri: str, extensions: tuple[str, ...], anonymous: bool, output_uri: str
+) -> tuple[Source, Store]:
     """One connection per worker process; a process has one shard at a time, on one core."""
     cv2.setNumThreads(1)
-    return open_source(input_uri, extensions), open_store(output_uri)
+    return open_source(input_uri, extensions, anonymous=anonymous), open_store(output_uri)
 
 
 @contextmanager
@@ -218,7 +228,10 @@ class ManifestSource(Datasource):
 
 def _list_shards(job: ShardJob, finished: frozenset[int]) -> Iterator[pa.Table]:
     """One-row tables. `finished` is fixed at the start, so that a retry yields the same ones."""
-    source, output = open_source(job.input_uri, job.extensions), open_store(job.output_uri)
+    source, output = stores_of(job)
+    watch = Stopwatch()
     for shard in iterate_shards(source, output, shard_size=job.shard_size):
+        watch.lap("list")
         if shard not in finished:
-            yield pa.table({"shard": [shard]})
+            yield pa.table({"shard": [shard], "seconds": [take_seconds(watch)]})
+            watch.skip()  # Ray Data may have paused the listing

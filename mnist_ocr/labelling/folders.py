@@ -1,7 +1,7 @@
 """A folder as the input, or what a pattern chooses of it, or one archive in it."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from socket import gethostname
 
@@ -68,6 +68,10 @@ class FolderSource(Source):
             for info in page:
                 if not self._regex or self._regex.match(info.name):
                     yield info
+
+    @property
+    def _used_stores(self) -> Iterable[Store]:
+        return (self._store,)
 
     def holds(self, uri: str) -> bool:
         """Anything below the folder, or what the pattern may match."""

@@ -1,7 +1,4 @@
-"""What a job is, in `OUTPUT/_job.json`, and what it did, in `OUTPUT/_SUCCESS`.
-
-A run that is not the same job may not add to an output.
-"""
+"""`OUTPUT/_job.json`: what a job is. A run that is not the same job may not add to an output."""
 
 import json
 from dataclasses import asdict, dataclass, replace
@@ -13,12 +10,10 @@ from mnist_ocr.digits.canonical import PREPROCESSING_VERSION
 from mnist_ocr.digits.model import Model, package_versions
 from mnist_ocr.errors import ObjectError, UsageError
 from mnist_ocr.labelling.config import LabelConfig
-from mnist_ocr.labelling.manifest import read_totals
 from mnist_ocr.labelling.sources import Source
 from mnist_ocr.storage import Store, is_local
 
 JOB = "_job.json"
-SUCCESS = "_SUCCESS"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +24,7 @@ class ShardJob:
     input_uri: str
     output_uri: str
     extensions: tuple[str, ...]
+    anonymous: bool
     shard_size: int
     versions: dict[str, str]
 
@@ -36,7 +32,8 @@ class ShardJob:
     def fingerprint(self) -> dict[str, object]:
         """What must be the same for two runs to be the same job."""
         fields = asdict(self)
-        del fields["job_id"], fields["output_uri"]  # an output may be moved, then resumed
+        # an output may be moved, a bucket opened, and the job then resumed
+        del fields["job_id"], fields["output_uri"], fields["anonymous"]
         return {**fields, "extensions": list(self.extensions)}
 
 
@@ -51,28 +48,7 @@ class Job(ShardJob):
     preprocessing_version: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class JobSummary:
-    """What a finished job did: the content of `_SUCCESS`."""
-
-    output_uri: str
-    job_id: str
-    versions: dict[str, str]
-    num_images: int
-    num_shards: int
-    statuses: dict[str, int]
-    """Rows by status."""
-    requests_per_image: float
-    """Of reading the images, over all runs of the job."""
-    num_images_this_run: int
-    images_per_s: float
-    """Of this run, from the start of the pipeline, the start of its workers included."""
-    wall_s: float
-    """Seconds of this run, from the first check on."""
-
-
 J = TypeVar("J", bound=ShardJob)
-S = TypeVar("S", bound=JobSummary)
 
 
 def describe_job(config: LabelConfig, model: Model, source: Source, output: Store) -> Job:
@@ -83,6 +59,7 @@ def describe_job(config: LabelConfig, model: Model, source: Source, output: Stor
         input_uri=source.uri,
         output_uri=output.uri,
         extensions=config.extensions,
+        anonymous=config.anonymous,
         shard_size=config.shard_size,
         max_risk=config.max_risk,
         threshold=threshold.confidence if threshold else None,
@@ -158,34 +135,3 @@ def check_same_job(recorded: ShardJob, wanted: ShardJob) -> None:
 def write_job(output: Store, job: ShardJob) -> None:
     """Put the job on record."""
     output.write(JOB, json.dumps(asdict(job), indent=2).encode())
-
-
-def read_summary(output: Store, kind: type[S]) -> S | None:
-    """The content of `_SUCCESS`, or None while the job is unfinished.
-
-    Raises:
-        UsageError: it is damaged.
-    """
-    try:
-        return kind(**json.loads(output.read(SUCCESS)))
-    except ObjectError as error:
-        if error.status != "missing":
-            raise
-        return None
-    except (ValueError, TypeError) as error:
-        raise UsageError(
-            f"{output.uri_of(SUCCESS)} is damaged: {error}. Delete it and run the same command "
-            "again."
-        ) from error
-
-
-def write_summary(output: Store, summary: JobSummary) -> None:
-    """Declare the job complete, if it is."""
-    totals = read_totals(output) or {}
-    found = {"num_shards": summary.num_shards, "num_images": summary.num_images}
-    if totals != found:
-        raise RuntimeError(
-            f"The manifest of {output.uri} counts {totals}, the finished shards {found}. "
-            "Run the same command again; if it stays so, this is a bug."
-        )
-    output.write(SUCCESS, json.dumps(asdict(summary), indent=2).encode())

@@ -10,21 +10,16 @@ import ray
 
 from mnist_ocr.digits.calibration import Calibration
 from mnist_ocr.digits.model import load_model
+from mnist_ocr.labelling.bottleneck import RunTimes
 from mnist_ocr.labelling.config import LabelConfig
 from mnist_ocr.labelling.dataflow import follow, plan_workers
 from mnist_ocr.labelling.inputs import open_source
-from mnist_ocr.labelling.job import (
-    JobSummary,
-    describe_job,
-    find_job,
-    read_summary,
-    write_job,
-    write_summary,
-)
+from mnist_ocr.labelling.job import describe_job, find_job, write_job
 from mnist_ocr.labelling.manifest import check_input, list_finished_shards
 from mnist_ocr.labelling.pipeline import label_shards
 from mnist_ocr.labelling.report import Progress
 from mnist_ocr.labelling.shards import count_errors, read_receipt
+from mnist_ocr.labelling.summary import JobSummary, add_up, read_summary, write_summary
 from mnist_ocr.session import connect_ray
 from mnist_ocr.storage import open_store
 
@@ -58,7 +53,7 @@ def label(
         StorageUnreachableError: a store does not answer; the same command resumes.
     """
     started = monotonic()
-    source = open_source(config.input_uri, config.extensions)
+    source = open_source(config.input_uri, config.extensions, anonymous=config.anonymous)
     output = open_store(config.output_uri)
     model = load_model(config.model_uri)
     job, is_new = find_job(describe_job(config, model, source, output), source, output)
@@ -79,30 +74,28 @@ def label(
 
     receipts = [read_receipt(output, shard) for shard in finished]
     num_before = sum(receipt.num_images for receipt in receipts)
+    seconds = Counter[str]()
     labelling_started = monotonic()
     labelled = label_shards(
         job,
         model,
         frozenset(finished),
+        seconds,
         num_actors=num_actors,
         num_gpus_per_actor=num_gpus_per_actor,
     )
     receipts += follow(labelled, num_before, output, on_progress)
-    seconds = monotonic() - labelling_started
-    num_images = sum(receipt.num_images for receipt in receipts)
+    times = RunTimes(
+        seconds=dict(seconds),
+        wall_s=monotonic() - labelling_started,
+        num_cpus=cluster["CPU"] if num_gpus_per_actor else num_actors,
+        num_gpus=num_actors * num_gpus_per_actor,
+        num_images=sum(receipt.num_images for receipt in receipts) - num_before,
+    )
     summary = LabelSummary(
-        output_uri=output.uri,
-        job_id=job.job_id,
+        **add_up(job, receipts, times, monotonic() - started),
         model_sha256=job.model_sha256,
-        versions=job.versions,
-        num_images=num_images,
-        num_shards=len(receipts),
         num_accepted=sum(receipt.num_accepted for receipt in receipts),
-        statuses=dict(sum((Counter(r.statuses) for r in receipts), Counter())),
-        requests_per_image=sum(r.num_requests for r in receipts) / num_images,
-        num_images_this_run=num_images - num_before,
-        images_per_s=(num_images - num_before) / seconds,
-        wall_s=monotonic() - started,
     )
     write_summary(output, summary)
     return summary

@@ -79,7 +79,7 @@ def read_list(store: Store, info: ObjectInfo) -> Iterator[Listed]:
         raise _explain(uri, error) from error
 
 
-def read_inventory(store: Store, info: ObjectInfo) -> Iterator[Listed]:
+def read_inventory(store: Store, info: ObjectInfo, *, anonymous: bool = False) -> Iterator[Listed]:
     """The objects of an S3 Inventory, out of its `manifest.json`; no older versions.
 
     Raises:
@@ -95,7 +95,7 @@ def read_inventory(store: Store, info: ObjectInfo) -> Iterator[Listed]:
         keys = [file["key"] for file in manifest["files"]]
         if file_format not in ("CSV", "Parquet"):
             raise UsageError(f"{uri} is an inventory in {file_format}: ask for CSV or Parquet.")
-        files = open_store(f"s3://{bucket}") if keys else store
+        files = open_store(f"s3://{bucket}", anonymous=anonymous) if keys else store
         for key in keys:
             part = files.find(key)
             if not part:

@@ -13,6 +13,8 @@ A shard is a row (dataflow.py); its images are one binary value of 784 bytes eac
 travel only where they differ. Why not Ray Data's own readers and writers: docs/design.md.
 """
 
+import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -32,18 +34,22 @@ from mnist_ocr.labelling.dataflow import (
     actors,
     receipt_row,
     run_shards,
+    start_watch,
     stores_of,
+    take_seconds,
     value,
 )
 from mnist_ocr.labelling.job import Job
 from mnist_ocr.labelling.manifest import read_shard
 from mnist_ocr.labelling.shards import Receipt, read_images, write_predictions
+from mnist_ocr.traffic import Traffic
 
 
 def label_shards(
     job: Job,
     model: Model,
     finished: frozenset[int],
+    seconds: Counter[str],
     *,
     num_actors: int,
     num_gpus_per_actor: float,
@@ -54,6 +60,8 @@ def label_shards(
         job: What to label, and where to.
         model: The workers get this copy; none of them reads the model directory.
         finished: Shard numbers to leave alone.
+        seconds: Those of `list`, `fetch`, `decode`, `canonicalise`, `predict` and `write`, summed
+            over the workers, are added to it.
         num_actors: Of the pool that predicts.
         num_gpus_per_actor: 0 for the fused CPU pipeline.
     """
@@ -64,7 +72,7 @@ def label_shards(
         num_actors=num_actors,
         num_gpus_per_actor=num_gpus_per_actor,
     )
-    return (Receipt(**receipt) for receipt in run_shards(job, finished, build))
+    return map(Receipt.decode, run_shards(job, finished, seconds, build))
 
 
 def _add_stages(
@@ -92,29 +100,33 @@ class ShardLabeller:
 
     def __call__(self, row: pa.Table) -> pa.Table:
         """A shard number in, its receipt out."""
+        watch = start_watch(row)
         shard = value(row, "shard")
         source, output = stores_of(self._job)
         manifest = read_shard(output, shard)
-        batch, num_requests = read_images(source, manifest)
+        batch, traffic = read_images(source, manifest, watch)
         predictions = self._classifier.predict_batch(batch)
-        receipt = write_predictions(output, self._job, shard, manifest, predictions, num_requests)
-        return receipt_row(receipt)
+        watch.lap("predict")
+        receipt = write_predictions(output, self._job, shard, manifest, predictions, traffic)
+        watch.lap("write")
+        return receipt_row(receipt, watch)
 
 
 def read_shard_images(row: pa.Table, job: Job) -> pa.Table:
     """A shard number in; its `ImageBatch` out, of the raw views those that differ."""
+    watch = start_watch(row)
     shard = value(row, "shard")
     source, output = stores_of(job)
-    batch, num_requests = read_images(source, read_shard(output, shard))
+    batch, traffic = read_images(source, read_shard(output, shard), watch)
     differing = np.flatnonzero(find_differing(batch))
     arrays: dict[str, NDArray[Any]] = {
         "images": batch.images,
         "raw": batch.raw[differing],
         "differing": differing,
         "trust": batch.trust,
-        "num_requests": np.array([num_requests]),
     }
-    return _shard_row(shard, arrays, batch.status, batch.error)
+    notes = {"traffic": json.dumps(traffic.encode()), "seconds": take_seconds(watch)}
+    return _shard_row(shard, arrays, batch.status, batch.error, notes)
 
 
 class DigitPredictor:
@@ -125,6 +137,7 @@ class DigitPredictor:
 
     def __call__(self, row: pa.Table) -> pa.Table:
         """Predict a shard."""
+        watch = start_watch(row)
         images, raw = (
             _array(row, name, np.uint8).reshape(-1, IMAGE_SIZE, IMAGE_SIZE)
             for name in ("images", "raw")
@@ -140,14 +153,16 @@ class DigitPredictor:
         arrays = {
             "probabilities": predictions.probabilities,
             "confidence": predictions.confidence,
-            "num_requests": _array(row, "num_requests", np.int64),
         }
         status = predictions.status.tolist()
-        return _shard_row(value(row, "shard"), arrays, status, predictions.error)
+        watch.lap("predict")
+        notes = {"traffic": value(row, "traffic"), "seconds": take_seconds(watch)}
+        return _shard_row(value(row, "shard"), arrays, status, predictions.error, notes)
 
 
 def write_shard_predictions(row: pa.Table, job: Job) -> pa.Table:
     """A shard's predictions in; its Parquet file, and its receipt, out."""
+    watch = start_watch(row)
     shard = value(row, "shard")
     predictions = Predictions.build(
         _array(row, "probabilities", np.float32).reshape(-1, NUM_CLASSES),
@@ -157,9 +172,10 @@ def write_shard_predictions(row: pa.Table, job: Job) -> pa.Table:
     )
     _, output = stores_of(job)
     manifest = read_shard(output, shard)
-    (num_requests,) = _array(row, "num_requests", np.int64).tolist()
-    receipt = write_predictions(output, job, shard, manifest, predictions, num_requests)
-    return receipt_row(receipt)
+    traffic = Traffic.decode(json.loads(value(row, "traffic")))
+    receipt = write_predictions(output, job, shard, manifest, predictions, traffic)
+    watch.lap("write")
+    return receipt_row(receipt, watch)
 
 
 def _shard_row(
@@ -167,10 +183,12 @@ def _shard_row(
     arrays: Mapping[str, NDArray[Any]],
     status: list[str],
     error: list[str | None],
+    notes: Mapping[str, str],
 ) -> pa.Table:
     return pa.table(
         {
             "shard": [shard],
+            **{name: [note] for name, note in notes.items()},
             **{
                 name: pa.array([array.tobytes()], pa.large_binary())
                 for name, array in arrays.items()

@@ -22,7 +22,7 @@ from mnist_ocr.labelling.archives import (
 )
 from mnist_ocr.labelling.locator import Locator
 from mnist_ocr.labelling.members import ContentOrError
-from mnist_ocr.storage import ByteRange, ObjectInfo, Store
+from mnist_ocr.storage import BROKEN_LINK, ByteRange, ObjectInfo, Store
 
 MAX_SPAN_BYTES = 16 * 1024**2
 """Bytes that neighbouring members of an archive are read in at once."""
@@ -69,12 +69,10 @@ class ObjectReader:
 
     def __init__(self, find_store: Callable[[str], tuple[Store, str]]) -> None:
         self._find_store = find_store
-        self.num_requests = 0
-        """Requests that contents took; a repeated one counts once."""
 
     def read_many(self, objects: Sequence[ObjectInfo]) -> Iterator[ContentOrError]:
         """Each one's content, or the reason why not, in order."""
-        if not any("\t" in info.etag or info.size > MAX_BYTES for info in objects):
+        if not any("\t" in info.etag for info in objects):
             yield from self._read_folder(objects)
             return
         queues: dict[object, list[_Entry]] = {}
@@ -97,10 +95,13 @@ class ObjectReader:
 
     def _read_folder(self, objects: Sequence[ObjectInfo]) -> Iterator[ContentOrError]:
         """Objects of their own, in one store: planning each would take as long as reading it."""
-        if objects:
-            store, _ = self._find_store(objects[0].name)
-            self.num_requests += len(objects)
-            yield from store.read_many(objects, MAX_BYTES)
+        if not objects:
+            return
+        store, _ = self._find_store(objects[0].name)
+        contents = store.read_many([info for info in objects if _is_worth_reading(info)], MAX_BYTES)
+        for info in objects:
+            known = None if _is_worth_reading(info) else _find_known_content(info, Locator())
+            yield next(contents) if known is None else known
 
     def _plan(self, info: ObjectInfo, locator: Locator) -> tuple[_Read, Store, _Entry]:
         if not locator.position:
@@ -114,14 +115,12 @@ class ObjectReader:
         return read, store, _Entry(name, info.size, locator, form)
 
     def _read_objects(self, store: Store, entries: list[_Entry]) -> Iterator[ContentOrError]:
-        self.num_requests += len(entries)
         infos = [ObjectInfo(entry.name, entry.size, entry.locator.etag) for entry in entries]
         yield from store.read_many(infos, MAX_BYTES)
 
     def _read_spans(self, store: Store, entries: list[_Entry]) -> Iterator[ContentOrError]:
         """Members that lie in an archive as they are, or compressed one by one."""
         spans = _merge(entries)
-        self.num_requests += len(spans)
         chunks = store.read_ranges([span.range for span in spans])
         for span, chunk in zip(spans, chunks, strict=True):
             for entry, start, end in span.members:
@@ -147,15 +146,11 @@ class ObjectReader:
             yield from repeat(reason, len(archive) - num_read)
 
     def _read_stream(self, store: Store, entries: list[_Entry]) -> Iterator[ContentOrError]:
-        def read_range(wanted: ByteRange) -> bytes:
-            self.num_requests += 1
-            return store.read_range(wanted)
-
         name, _, locator, form = entries[0]
         positions = [entry.locator.position.rpartition("/") for entry in entries]
         info = ObjectInfo(name, int(positions[0][2]), locator.etag)
         assert form
-        with open_archive(read_range, info) as file:
+        with open_archive(store.read_range, info) as file:
             if not form.locate:
                 rows = [int(position) for position, _, _ in positions]
                 yield from parquet_archive.read_rows(file, rows)
@@ -166,6 +161,11 @@ class ObjectReader:
                 yield _extract(form, file.read(end - start), position, entry.size, end - start)
 
 
+def _is_worth_reading(info: ObjectInfo) -> bool:
+    """Whether its size lets it be an image; a broken link's is not known."""
+    return info.size <= MAX_BYTES and (info.size != 0 or info.etag == BROKEN_LINK)
+
+
 def _find_known_content(info: ObjectInfo, locator: Locator) -> ContentOrError | None:
     """What takes no request."""
     if locator.status:
@@ -173,7 +173,7 @@ def _find_known_content(info: ObjectInfo, locator: Locator) -> ContentOrError | 
     if info.size > MAX_BYTES:
         error = f"{info.size:,} bytes; images may have up to {MAX_BYTES:,}."
         return ObjectError("too_large", error)
-    return b"" if locator.position and not info.size else None
+    return None if _is_worth_reading(info) else b""
 
 
 def _by_archive(entries: Iterable[_Entry]) -> Iterator[list[_Entry]]:

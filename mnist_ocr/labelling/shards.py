@@ -24,7 +24,9 @@ from mnist_ocr.labelling.predictions import (
     read_metadata,
 )
 from mnist_ocr.labelling.sources import Source
+from mnist_ocr.stopwatch import Stopwatch
 from mnist_ocr.storage import Store
+from mnist_ocr.traffic import Traffic
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,20 @@ class Receipt:
 
     shard: int
     num_images: int
-    num_requests: int
-    """What reading the images took; the neighbours in an archive share requests."""
     num_accepted: int
     statuses: dict[str, int]
     """Rows by status."""
+    traffic: Traffic
+    """What reading the images took; the neighbours in an archive share requests."""
+
+    def encode(self) -> dict[str, Any]:
+        """For JSON."""
+        return vars(self) | {"traffic": self.traffic.encode()}
+
+    @classmethod
+    def decode(cls, document: Mapping[str, Any]) -> "Receipt":
+        """The other way round."""
+        return cls(**{**document, "traffic": Traffic.decode(document["traffic"])})
 
     @property
     def num_errors(self) -> int:
@@ -52,17 +63,19 @@ def count_errors(statuses: Mapping[str, int]) -> int:
     )
 
 
-def read_images(source: Source, manifest: ManifestShard) -> tuple[ImageBatch, int]:
-    """Fetch, decode and canonicalise a shard's objects; returns the number of requests, too.
+def read_images(
+    source: Source, manifest: ManifestShard, watch: Stopwatch | None = None
+) -> tuple[ImageBatch, Traffic]:
+    """Fetch, decode and canonicalise a shard's objects; returns what reading took, too.
 
     Raises:
         UsageError: the whole input is gone, or this machine does not have it.
     """
     source.check_is_here()
-    before = source.num_requests
+    source.take_traffic()  # of a shard that failed half-way
     objects = manifest.objects(source)
-    batch = prepare_images(source.read_many(objects), len(objects))
-    return batch, source.num_requests - before
+    batch = prepare_images(source.read_many(objects), len(objects), watch)
+    return batch, source.take_traffic()
 
 
 def write_predictions(
@@ -71,7 +84,7 @@ def write_predictions(
     shard: int,
     manifest: ManifestShard,
     predictions: Predictions,
-    num_requests: int,
+    traffic: Traffic,
 ) -> Receipt:
     """Commit a shard: its Parquet file appears whole, or not at all."""
     rows = manifest.table
@@ -79,13 +92,13 @@ def write_predictions(
     statuses = Counter(predictions.status.tolist())
     table = build_table(rows["id"], rows["path"], predictions, job.threshold)
     num_accepted = pc.sum(table["accepted"], min_count=0).as_py()
-    receipt = Receipt(shard, len(rows), num_requests, num_accepted, dict(statuses))
+    receipt = Receipt(shard, len(rows), num_accepted, dict(statuses), traffic)
     metadata: dict[str, Any] = {
         "job_id": job.job_id,
         "model_sha256": job.model_sha256,
         "version": job.versions["mnist-ocr"],
         "rows_sha256": digest_rows(table),
-        "receipt": vars(receipt),
+        "receipt": receipt.encode(),
     }
     output.write(part_name(shard), encode_table(table, metadata))
     return receipt
@@ -95,7 +108,7 @@ def read_receipt(output: Store, shard: int) -> Receipt:
     """The receipt of a shard that an earlier run finished, out of its file."""
     name = part_name(shard)
     try:
-        return Receipt(**read_metadata(output.read(name))["receipt"])
+        return Receipt.decode(read_metadata(output.read(name))["receipt"])
     except (pa.ArrowException, KeyError) as error:
         raise UsageError(
             f"{output.uri_of(name)} is damaged: {error}. Delete it and run the same command again."

@@ -6,13 +6,14 @@ contents = source.read_many(objects)   # on any machine, without the listing
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from mnist_ocr.labelling.archives import archive_of, find_format, list_archive
 from mnist_ocr.labelling.locator import Locator
 from mnist_ocr.labelling.members import ContentOrError
 from mnist_ocr.labelling.reading import ObjectReader
 from mnist_ocr.storage import ObjectInfo, Store
+from mnist_ocr.traffic import Traffic
 
 
 class Source(ABC):
@@ -53,9 +54,16 @@ class Source(ABC):
         return
 
     @property
-    def num_requests(self) -> int:
-        """Requests that contents have taken."""
-        return self._reader.num_requests
+    @abstractmethod
+    def _used_stores(self) -> Iterable[Store]:
+        """Those that contents have been read from."""
+
+    def take_traffic(self) -> Traffic:
+        """What reading has come to since this was last called."""
+        traffic = Traffic()
+        for store in self._used_stores:
+            traffic.add(store.take_traffic())
+        return traffic
 
     def read_many(self, objects: Sequence[ObjectInfo]) -> Iterator[ContentOrError]:
         """Each one's content, or the reason why not, in order."""

@@ -11,7 +11,7 @@ Every line has its row, also the second that names an object; empty lines have n
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from posixpath import normpath
 
 import fsspec
@@ -51,18 +51,31 @@ class ListSource(Source):
         store: Where the list lies.
         name: Its name there.
         extensions: Only objects that end so.
+        anonymous: Sign nothing: the buckets are public.
     """
 
-    def __init__(self, store: Store, name: str, extensions: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        extensions: Sequence[str] = (),
+        *,
+        anonymous: bool = False,
+    ) -> None:
         super().__init__(store.uri_of(name), extensions)
         self._store = store
         self._name = name
+        self._anonymous = anonymous
         self._stores: dict[str, Store] = {}
         self._protocols = frozenset(fsspec.available_protocols())
 
     def uri_of(self, name: str) -> str:
         """The name itself: names are absolute."""
         return name
+
+    @property
+    def _used_stores(self) -> Iterable[Store]:
+        return self._stores.values()
 
     def holds(self, uri: str) -> bool:
         """Never: what is not on the list is not listed."""
@@ -76,7 +89,9 @@ class ListSource(Source):
             bucket, _, name = rest.partition("/")
             root = f"{protocol}://{bucket}"
         if root not in self._stores:
-            self._stores[root] = open_store(root) if root else LocalStore("")
+            self._stores[root] = (
+                open_store(root, anonymous=self._anonymous) if root else LocalStore("")
+            )
         return self._stores[root], name
 
     def list(self, after: ObjectInfo | None = None) -> Iterator[ObjectInfo]:
@@ -105,8 +120,9 @@ class ListSource(Source):
         info = self._store.find(self._name)
         if not info:
             raise UsageError(f"There is no list {self.uri} (any more). Check the path.")
-        read = read_inventory if self._name.endswith(".json") else read_list
-        return read(self._store, info)
+        if self._name.endswith(".json"):
+            return read_inventory(self._store, info, anonymous=self._anonymous)
+        return read_list(self._store, info)
 
     def _resolve(self, text: str) -> str:
         text = text.removeprefix("file://")

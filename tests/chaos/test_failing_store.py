@@ -1,15 +1,19 @@
 """A store that fails for a while."""
 
-import http.client
-import threading
+import json
+import os
+import random
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from proxies import SLOW_DOWN, Answer, Policy, proxy
 from services import S3Server
 
 from mnist_ocr.storage import open_store
@@ -18,53 +22,22 @@ from mnist_ocr.training.datasets import load_dataset
 
 OUTAGE_S = 10.0
 
+LIMIT = 200
+"""GETs a second."""
 
-@contextmanager
-def failing_proxy(server: S3Server, seconds: float) -> Iterator[str]:
-    """An address that answers 503 SlowDown for some seconds after its first request."""
-    target = server.endpoint.removeprefix("http://")
+NUM_THROTTLED = 4000
+"""Images."""
+
+
+def away(seconds: float) -> Policy:
+    """503 for some seconds after the first request."""
     first: list[float] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    def decide(*_: object) -> Answer | None:
+        first.append(time.monotonic())
+        return SLOW_DOWN if time.monotonic() < first[0] + seconds else None
 
-        def handle_request(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            first.append(time.monotonic())
-            if time.monotonic() < first[0] + seconds:
-                self.answer(503, {}, b"<Error><Code>SlowDown</Code></Error>")
-                return
-            connection = http.client.HTTPConnection(target)
-            # with the Host that was signed
-            connection.request(self.command, self.path, body, dict(self.headers.items()))
-            response = connection.getresponse()
-            self.answer(response.status, dict(response.getheaders()), response.read())
-            connection.close()
-
-        def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
-            self.send_response_only(status)
-            for name, value in headers.items():
-                if name.lower() not in {"transfer-encoding", "content-length", "connection"}:
-                    self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = handle_request  # noqa: N815
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    proxy = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    proxy.daemon_threads = True
-    thread = threading.Thread(target=proxy.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{proxy.server_port}"
-    finally:
-        proxy.shutdown()
-        thread.join()
-        proxy.server_close()
+    return decide
 
 
 def test_ten_seconds_of_503_are_ridden_out(
@@ -81,15 +54,70 @@ def test_ten_seconds_of_503_are_ridden_out(
         image[5:24, 5:24] = rng.integers(128, 256, (19, 19))
         body = cv2.imencode(".png", image)[1].tobytes()
         client.put_object(Bucket="outage", Key=f"scans/{i % 2}/{i}.png", Body=body)
-    with failing_proxy(rclone_server, OUTAGE_S) as endpoint:
+    with proxy(rclone_server, away(OUTAGE_S)) as endpoint:
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
         start = time.monotonic()
         open_store("s3://outage/model").write("checkpoint.safetensors", b"state")
         assert time.monotonic() - start >= OUTAGE_S
-    with failing_proxy(rclone_server, OUTAGE_S) as endpoint:
+    with proxy(rclone_server, away(OUTAGE_S)) as endpoint:
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
         assert open_store("s3://outage/model").read("checkpoint.safetensors") == b"state"
-    with failing_proxy(rclone_server, OUTAGE_S) as endpoint:
+    with proxy(rclone_server, away(OUTAGE_S)) as endpoint:
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
         dataset = load_dataset(DatasetConfig(dataset="s3://outage/scans"))
     assert sum(len(split.labels) for split in dataset.splits.values()) == 40
+
+
+def label_at(endpoint: str, *arguments: str) -> dict[str, Any]:
+    """The command on the cluster of all tests, its workers with a store of their own."""
+    job = {"runtime_env": {"env_vars": {"AWS_ENDPOINT_URL": endpoint}}}
+    environment = {"AWS_ENDPOINT_URL": endpoint, "RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps(job)}
+    command = [sys.executable, "-m", "mnist_ocr", "label", *arguments]
+    done = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | environment
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_throttled_job_settles_at_the_stores_limit(
+    rclone_server: S3Server,
+    tmp_path: Path,
+    model_uri: str,
+    digit_images: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """503 for 30% of the requests, then for all above 200 a second: every row is ok."""
+    for name, value in rclone_server.environment.items():
+        monkeypatch.setenv(name, value)
+    rclone_server.client().create_bucket(Bucket="throttled")
+    folder = rclone_server.root / "throttled"
+    for i in range(NUM_THROTTLED):
+        image = digit_images[i % len(digit_images)]
+        (folder / f"{i:04d}.png").write_bytes(cv2.imencode(".png", image)[1].tobytes())
+    rng = random.Random(0)
+    served = Counter[int]()
+    refused = Counter[int]()
+    limited_since: list[int] = []
+
+    def throttle(method: str, path: str, _: object) -> Answer | None:
+        if method != "GET" or ".png" not in path:
+            return None
+        second = int(time.monotonic())
+        if served.total() < NUM_THROTTLED // 4:
+            is_refused = rng.random() < 0.3
+        else:
+            limited_since.append(second)
+            is_refused = served[second] >= LIMIT
+        (refused if is_refused else served)[second] += 1
+        return SLOW_DOWN if is_refused else None
+
+    with proxy(rclone_server, throttle) as endpoint:
+        options = ["--model-uri", model_uri, "--shard-size", "256", "--num-gpus-per-actor", "0"]
+        summary = label_at(endpoint, "s3://throttled", str(tmp_path / "out"), *options)
+    assert summary["statuses"] == {"ok": NUM_THROTTLED}
+    assert summary["num_throttled"] == refused.total()
+    # whole seconds, after a few to settle in and before the workers run out of shards
+    settled = range(limited_since[0] + 5, limited_since[0] + 11)
+    assert np.mean([served[second] for second in settled]) >= 0.85 * LIMIT, served
+    assert np.mean([refused[second] for second in settled]) <= 0.15 * LIMIT, refused

@@ -109,11 +109,11 @@ def test_every_container_holds_the_same_images(
     num_requests, images, paths = 0, [], []
     for shard in manifest.iterate_shards(source, output, shard_size=40):
         rows = manifest.read_shard(output, shard)
-        batch, num = read_images(open_source(f"{root}/{name}"), rows)
+        batch, traffic = read_images(open_source(f"{root}/{name}"), rows)
         assert set(batch.status) == {"ok"}
         images.append(batch.images)
         paths += rows.table["path"].to_pylist()
-        num_requests += num
+        num_requests += traffic.num_requests
     single = output.uri + "/single"
     Path(single).mkdir()
     for i, image in enumerate(digit_images[:NUM_IMAGES]):

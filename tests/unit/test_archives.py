@@ -57,6 +57,7 @@ def containers(images: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> 
 def read_all(source: Source, **names: object) -> dict[str, object]:
     """Content, or status, by name; the names are unique."""
     infos = list(source.list())
+    source.take_traffic()
     rows = zip((info.name for info in infos), source.read_many(infos), strict=True)
     found = {
         name: content.status if isinstance(content, ObjectError) else content
@@ -85,7 +86,7 @@ def test_every_member_is_read_once_in_order(
     assert list(found) == [f"{name}::{member}" for member in members]
     for content, expected in zip(found.values(), contents_of(images, name), strict=True):
         np.testing.assert_array_equal(content, expected)
-    assert source.num_requests == 1
+    assert source.take_traffic().num_requests == 1
     assert source.uri_of(f"{name}::x") == f"{containers}/{name}::x"
 
 
@@ -132,11 +133,11 @@ def test_members_share_requests_up_to_a_size(
     source = open_source(str(containers / "digits.tar"))
     infos = list(source.list())
     assert not any(isinstance(c, ObjectError) for c in source.read_many(infos))
-    assert 8 <= source.num_requests <= 13
+    assert 8 <= source.take_traffic().num_requests <= 13
     monkeypatch.setattr(reading, "MAX_GAP_BYTES", 0)
     source = open_source(str(containers / "digits.tar"))
     assert not any(isinstance(c, ObjectError) for c in source.read_many(infos))
-    assert source.num_requests == 100
+    assert source.take_traffic().num_requests == 100
 
 
 def test_extensions_choose_members(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mnist_ocr import cli
+from mnist_ocr.labelling.bottleneck import RunTimes
 from mnist_ocr.labelling.label import LabelSummary
 from mnist_ocr.labelling.verification import Verification
 
@@ -155,9 +156,15 @@ SUMMARY = LabelSummary(
     num_accepted=80,
     statuses={"ok": 88, "not_a_digit": 2, "blank": 5, "empty": 5},
     requests_per_image=1.0,
+    num_throttled=0,
+    num_bytes=25_000,
+    latency_p50_s=None,
+    latency_p99_s=None,
     num_images_this_run=100,
     images_per_s=1.0,
     wall_s=1.0,
+    times=RunTimes(seconds={"predict": 1.5}, wall_s=1.0, num_cpus=2, num_gpus=0, num_images=100),
+    limit="predict",
 )
 
 

@@ -18,6 +18,7 @@ WANTED = Job(
     input_uri="s3://scans/2026",
     output_uri="s3://labels/out",
     extensions=(".png",),
+    anonymous=False,
     shard_size=4096,
     max_risk=0.001,
     threshold=0.99,

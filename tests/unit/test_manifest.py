@@ -18,7 +18,7 @@ def source(tmp_path: Path) -> Source:
     """A folder of ten files."""
     (tmp_path / "scans").mkdir()
     for i in range(10):
-        (tmp_path / f"scans/{i}.png").write_bytes(b"x" * i)
+        (tmp_path / f"scans/{i}.png").write_bytes(b"x" * (i + 1))
     return FolderSource(open_store(str(tmp_path / "scans")))
 
 
@@ -50,7 +50,7 @@ def test_listing_becomes_shards_of_fixed_size(source: Source, output: Store) -> 
     assert rows_of(source, output) == [(i, f"{i}.png") for i in range(10)]
     assert manifest.read_totals(output) == {"num_shards": 3, "num_images": 10}
     sizes = [info.size for info in manifest.read_shard(output, 2).objects(source)]
-    assert sizes == [8, 9]
+    assert sizes == [9, 10]
 
 
 def test_first_shards_are_smaller() -> None:

@@ -49,8 +49,8 @@ def test_each_object_is_fetched_once_and_huge_ones_never(scans: Path, tmp_path: 
     """The size in the manifest is reason enough."""
     store = CountingStore(str(scans))
     source = FolderSource(store)
-    batch, num_requests = read_images(source, list_first_shard(source, tmp_path / "out"))
-    assert num_requests == 2
+    batch, traffic = read_images(source, list_first_shard(source, tmp_path / "out"))
+    assert (traffic.num_requests, traffic.num_bytes) == (2, 2)
     assert store.reads == {"a.png": 1, "b.png": 1}
     assert batch.status == ["not_an_image", "not_an_image", "too_large"]
 

@@ -72,7 +72,7 @@ def test_every_line_is_a_row_in_the_lists_order(name: str, how: str, scans: Path
     source = open_source(str(scans / name))
     assert source.uri == str(scans / name)
     assert read_all(source) == [(f"{scans}/{each}", each.encode()) for each in NAMES]
-    assert source.num_requests == len(NAMES)
+    assert source.take_traffic().num_requests == len(NAMES)
     infos = list(source.list())
     for i, info in enumerate(infos):
         assert list(open_source(str(scans / name)).list(info)) == infos[i + 1 :]
@@ -182,7 +182,7 @@ def test_parquet_is_images_before_it_is_a_list(scans: Path) -> None:
 @pytest.mark.parametrize("kind", ["CSV", "Parquet"])
 def test_s3_inventory(kind: str, scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys are decoded, sizes and etags believed; older versions and delete markers left out."""
-    monkeypatch.setattr(list_files, "open_store", lambda uri: open_store(str(scans)))
+    monkeypatch.setattr(list_files, "open_store", lambda uri, **_: open_store(str(scans)))
     keys = ["b.png", "a/0 é,+%20.png", "gone.png", "old.png"]
     if kind == "CSV":
         quoted = ["b.png", "a/0+%C3%A9%2C%2B%2520.png", "gone.png", "old.png"]

@@ -1,8 +1,6 @@
 """`verify` finds whatever can be wrong with an output."""
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import cv2
@@ -13,12 +11,14 @@ import pytest
 from mnist_ocr.digits.classifier import Predictions
 from mnist_ocr.errors import StorageUnreachableError, UsageError
 from mnist_ocr.labelling import manifest
+from mnist_ocr.labelling.bottleneck import RunTimes
 from mnist_ocr.labelling.config import VerifyConfig
 from mnist_ocr.labelling.inputs import open_source
-from mnist_ocr.labelling.job import SUCCESS, Job, write_job
+from mnist_ocr.labelling.job import Job, write_job
 from mnist_ocr.labelling.label import LabelSummary
 from mnist_ocr.labelling.predictions import decode_table, encode_table
 from mnist_ocr.labelling.shards import read_images, write_predictions
+from mnist_ocr.labelling.summary import add_up, write_summary
 from mnist_ocr.labelling.verification import verify
 from mnist_ocr.local_store import LocalStore
 from mnist_ocr.storage import open_store
@@ -40,6 +40,7 @@ def output(tmp_path: Path) -> Path:
         input_uri=source.uri,
         output_uri=store.uri,
         extensions=(),
+        anonymous=False,
         shard_size=4,
         max_risk=0.1,
         threshold=0.05,
@@ -48,28 +49,17 @@ def output(tmp_path: Path) -> Path:
         versions={"mnist-ocr": "0"},
     )
     write_job(store, job)
+    receipts = []
     for shard in manifest.iterate_shards(source, store, shard_size=4):
         rows = manifest.read_shard(store, shard)
-        batch, num_requests = read_images(source, rows)
+        batch, traffic = read_images(source, rows)
         confidence = np.where(batch.is_ok, np.float32(0.1), np.float32("nan"))
         probabilities = confidence[:, None].repeat(10, axis=1)
         predictions = Predictions.build(probabilities, confidence, batch.status, batch.error)
-        write_predictions(store, job, shard, rows, predictions, num_requests)
-    summary = LabelSummary(
-        output_uri=store.uri,
-        job_id="job",
-        model_sha256="ab",
-        versions={},
-        num_images=10,
-        num_shards=3,
-        num_accepted=9,
-        statuses={"ok": 9, "empty": 1},
-        requests_per_image=1.0,
-        num_images_this_run=10,
-        images_per_s=1.0,
-        wall_s=1.0,
-    )
-    store.write(SUCCESS, json.dumps(asdict(summary)).encode())
+        receipts.append(write_predictions(store, job, shard, rows, predictions, traffic))
+    times = RunTimes(seconds={}, wall_s=1.0, num_cpus=1, num_gpus=0, num_images=10)
+    fields = add_up(job, receipts, times, wall_s=1.0)
+    write_summary(store, LabelSummary(**fields, model_sha256="ab", num_accepted=9))
     return folder
 
 

@@ -1,0 +1,57 @@
+"""What reading from a store took: requests, bytes, and how long answers took."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import log2
+from typing import Any
+
+BUCKETS_PER_DOUBLING = 8
+"""Resolution of the latencies: a bucket's middle is within 4.5% of what is in it."""
+
+
+@dataclass
+class Traffic:
+    """Sums over requests; those of several workers add up."""
+
+    num_requests: int = 0
+    """All that were sent, the repeated ones too; of a local disk, the files opened."""
+    num_throttled: int = 0
+    """Of them, those that the store answered with 503 or 429: slow down."""
+    num_bytes: int = 0
+    """Of contents."""
+    latencies: Counter[int] = field(default_factory=Counter)
+    """Answers by latency: bucket b is around 2 ** (b / `BUCKETS_PER_DOUBLING`) microseconds; of
+    stores behind a network only."""
+
+    def count_answer(self, seconds: float, num_bytes: int) -> None:
+        """Add one answered request, and what it took from its sending to its last byte."""
+        self.num_requests += 1
+        self.num_bytes += num_bytes
+        self.latencies[round(BUCKETS_PER_DOUBLING * log2(max(seconds * 1e6, 1)))] += 1
+
+    def add(self, other: "Traffic") -> None:
+        """Add another worker's, or another shard's."""
+        self.num_requests += other.num_requests
+        self.num_throttled += other.num_throttled
+        self.num_bytes += other.num_bytes
+        self.latencies.update(other.latencies)
+
+    def latency_s(self, share: float) -> float | None:
+        """Seconds that this share of the answers stayed below; None where none was timed."""
+        rank = share * self.latencies.total()
+        for bucket, count in sorted(self.latencies.items()):
+            rank -= count
+            if rank <= 0:
+                return float(2 ** (bucket / BUCKETS_PER_DOUBLING) / 1e6)
+        return None
+
+    def encode(self) -> dict[str, Any]:
+        """For JSON."""
+        return vars(self) | {"latencies": dict(self.latencies)}
+
+    @classmethod
+    def decode(cls, document: Mapping[str, Any]) -> "Traffic":
+        """The other way round: JSON has no integer keys."""
+        latencies = {int(bucket): count for bucket, count in document["latencies"].items()}
+        return cls(**{**document, "latencies": Counter(latencies)})
