@@ -74,6 +74,8 @@ def test_damaged_job_file_is_refused(content: bytes, tmp_path: Path) -> None:
         ((3, None), {"CPU": 8.0}, (3, 0.0)),
         ((30, None), {"CPU": 8.0}, (8, 0.0)),
         ((None, None), {"CPU": 8.0, "GPU": 2.0}, (2, 1.0)),
+        ((None, None), {"CPU": 64.0, "GPU": 2.0}, (4, 0.5)),
+        ((None, None), {"CPU": 192.0, "GPU": 1.0}, (4, 0.25)),
         ((None, 0.25), {"CPU": 8.0, "GPU": 2.0}, (8, 0.25)),
         ((None, 0.0), {"CPU": 8.0, "GPU": 2.0}, (8, 0.0)),
     ],
