@@ -134,7 +134,8 @@ def _read_any(archive: tarfile.TarFile, offset: int) -> tuple[Member | None, int
         raise tarfile.ReadError("no header")
     size, position = info.size, str(info.offset_data)
     if info.isreg() and not info.issparse():
-        return Member(info.name, size, position), archive.offset
+        name = info.pax_headers.get("path", info.name)  # which tarfile strips of slashes
+        return Member(name, size, position), archive.offset
     if info.isdir() or info.isdev():
         return None, archive.offset
     what = "A sparse file" if info.isreg() else f"A link to {info.linkname!r}"
