@@ -50,7 +50,7 @@ class RunTimes:
         if throttled > THROTTLED_SHARE:
             return (
                 f"the store, which refused {throttled:.0%} of the requests (503): spread images "
-                "over more prefixes, or pack them first (mnist-ocr pack)."
+                "over more prefixes, or read them from archives (mnist-ocr pack)."
             )
         if self.num_gpus and self.load("predict") > max(self._cpu_load, self.load("idle")):
             return "predict, on the GPUs: add GPUs."
@@ -59,7 +59,9 @@ class RunTimes:
             stages.remove("predict")
         name = max(stages, key=self.load)
         if name == "idle" and self.seconds.get("list", 0) > self.wall_s / 2:
-            return "list: workers waited for it. Pass an S3 Inventory, or pack the images first."
+            return (
+                "list: workers waited for it. Pass an S3 Inventory, or archives (mnist-ocr pack)."
+            )
         return f"{name}, {self.load(name):.0%} of the time: {_REMEDIES[name]}"
 
     def format(self) -> str:
@@ -68,8 +70,8 @@ class RunTimes:
         if self.num_gpus:
             kinds += f" and {self.num_gpus:g} GPUs"
         lines = [f"{kinds} for {self.wall_s:.1f} s"]
-        for name in ("list", *STAGES):
-            seconds = self.seconds.get(name, 0)
+        for name in filter(self.seconds.get, ("list", *STAGES)):
+            seconds = self.seconds[name]
             share = "" if name == "list" else f"{self.load(name):.0%}"
             per_image = seconds / max(self.num_images, 1) * 1e6
             lines.append(f"  {name:<13}{seconds:9.1f} s{share:>6}{per_image:9.1f} us an image")
@@ -77,7 +79,7 @@ class RunTimes:
 
 
 _REMEDIES = {
-    "fetch": "pack the images into archives first (mnist-ocr pack), or add nodes.",
+    "fetch": "read the images from archives (mnist-ocr pack), or add nodes.",
     "decode": "add cores.",
     "canonicalise": "add cores.",
     "predict": "add cores or GPUs, or label with a smaller model (train --recipe tiny).",

@@ -21,7 +21,7 @@ def times(seconds: dict[str, float], **fields: Any) -> RunTimes:
     ("run", "traffic", "limit"),
     [
         (times(BUSY), Traffic(1000), "predict, 40% of the time: add cores or GPUs"),
-        (times(BUSY | {"fetch": 9.0}), Traffic(1000), "fetch, 45% of the time: pack"),
+        (times(BUSY | {"fetch": 9.0}), Traffic(1000), "fetch, 45% of the time: read"),
         (times(BUSY), Traffic(1000, 20), "the store, which refused 2% of the requests"),
         (times(BUSY, wall_s=60.0), Traffic(1000), "idle, 88% of the time: workers started"),
         (times(BUSY | {"list": 50.0}, wall_s=60.0), Traffic(1000), "list: workers waited for it"),
