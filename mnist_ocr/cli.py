@@ -2,7 +2,7 @@
 
 Each sub-command is a config dataclass and a function. People read stderr and the text on stdout;
 programs read the last line of stdout, one JSON object. Exit codes: 0 done, 1 failed, 2 wrong use,
-3 labelled, but with more errors than --max-error-rate.
+3 labelled, but with more errors than --max-error-rate, or packed, but not every object.
 """
 
 import json
@@ -10,14 +10,14 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NoReturn
 
 import tyro
 
 from mnist_ocr.errors import JobFailedError, ObjectError, UsageError
-from mnist_ocr.labelling.config import LabelConfig, VerifyConfig
+from mnist_ocr.labelling.config import LabelConfig, PackConfig, VerifyConfig
 from mnist_ocr.labelling.report import ProgressDisplay
 from mnist_ocr.training.config import (
     EvaluateConfig,
@@ -101,8 +101,9 @@ def run_label(config: LabelConfig) -> int:
 
     with ProgressDisplay(sys.stderr) as display:
         summary = label(config, display.update)
-    counts = ", ".join(f"{count:,} {status}" for status, count in sorted(summary.statuses.items()))
-    print(f"{summary.num_images:,} rows ({counts}) in {summary.output_uri}")
+    print(
+        f"{summary.num_images:,} rows ({_format_counts(summary.statuses)}) in {summary.output_uri}"
+    )
     print(f"{summary.num_accepted:,} accepted at a risk of {config.max_risk:g}")
     if summary.num_images_this_run:
         print(summary.format_run())
@@ -124,6 +125,23 @@ def run_verify(config: VerifyConfig) -> int:
     return FAILED if verification.num_problems else 0
 
 
+def run_pack(config: PackConfig) -> int:
+    """Pack, with progress on stderr."""
+    from mnist_ocr.labelling.pack import pack
+
+    with ProgressDisplay(sys.stderr) as display:
+        summary = pack(config, display.update)
+    size = f"{summary.num_files:,} files of {summary.packed_bytes / 1e6:,.1f} MB in all"
+    print(f"{summary.num_packed:,} images in {size}, in {summary.output_uri}/shards")
+    if num_errors := summary.num_images - summary.num_packed:
+        counts = _format_counts({k: v for k, v in summary.statuses.items() if k != "ok"})
+        print(f"{num_errors:,} objects not packed ({counts}): see {summary.output_uri}/errors")
+    if summary.num_images_this_run:
+        print(summary.format_run())
+    _print_json(asdict(summary))
+    return TOO_MANY_ERRORS if num_errors else 0
+
+
 COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "recipes": (RecipesConfig, run_recipes),
     "explore": (ExploreConfig, run_explore),
@@ -133,6 +151,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "export": (ExportConfig, run_export),
     "label": (LabelConfig, run_label),
     "verify": (VerifyConfig, run_verify),
+    "pack": (PackConfig, run_pack),
 }
 
 
@@ -180,6 +199,10 @@ def run_or_exit(run: Callable[[], int]) -> NoReturn:
         _print_error("This is a bug, or a fault that mnist-ocr does not know; see above.")
         code = FAILED
     sys.exit(code)
+
+
+def _format_counts(statuses: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {status}" for status, count in sorted(statuses.items()))
 
 
 def _print_json(document: Any) -> None:

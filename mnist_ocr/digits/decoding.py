@@ -107,6 +107,15 @@ def _read_header(data: bytes) -> Header:
     return header
 
 
+def name_format(data: bytes) -> str | None:
+    """PNG, JPEG, TIFF, BMP, GIF, WebP, or None, by the first bytes alone."""
+    try:
+        name, _ = _find_format(data)
+    except UnreadableImageError:
+        return None
+    return name
+
+
 def _find_format(data: bytes) -> tuple[str, Callable[[bytes], Header]]:  # noqa: RET503  fail() never returns
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "PNG", read_png

@@ -11,7 +11,7 @@ No pickle anywhere. Importing this module does not import torch.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -69,9 +69,9 @@ class Model:
     """`model.onnx`."""
 
 
-def package_versions() -> dict[str, str]:
-    """Versions of the packages that a prediction can depend on."""
-    return {package: version(package) for package in VERSIONED_PACKAGES}
+def package_versions(packages: Sequence[str] = VERSIONED_PACKAGES) -> dict[str, str]:
+    """Versions of packages; by default of those that a prediction can depend on."""
+    return {package: version(package) for package in packages}
 
 
 def save_model(

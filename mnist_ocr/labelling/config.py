@@ -1,6 +1,7 @@
-"""What a person can set for `mnist-ocr label` and `mnist-ocr verify`."""
+"""What a person can set for `mnist-ocr label`, `verify` and `pack`."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from mnist_ocr.errors import UsageError
 
@@ -45,12 +46,10 @@ class LabelConfig:
         """Check each value by itself."""
         if not 0 < self.max_risk < 1:
             raise UsageError(f"max_risk is {self.max_risk}: give one between 0 and 1.")
-        if self.num_actors is not None and self.num_actors < 1:
-            raise UsageError(f"num_actors is {self.num_actors}: give 1 or more.")
+        _check_num_actors(self.num_actors)
         if self.num_gpus_per_actor is not None and not 0 <= self.num_gpus_per_actor <= 1:
             raise UsageError(f"num_gpus_per_actor is {self.num_gpus_per_actor}: give 0 to 1.")
-        if not 1 <= self.shard_size <= MAX_SHARD_SIZE:
-            raise UsageError(f"shard_size is {self.shard_size}: give 1 to {MAX_SHARD_SIZE}.")
+        _check_shard_size(self.shard_size)
         if self.max_error_rate is not None and not 0 <= self.max_error_rate <= 1:
             raise UsageError(f"max_error_rate is {self.max_error_rate}: give one from 0 to 1.")
 
@@ -64,3 +63,43 @@ class VerifyConfig:
 
     output_uri: str
     """Output of `mnist-ocr label`, local or s3://."""
+
+
+@dataclass(frozen=True)
+class PackConfig:
+    """Copy millions of objects into few tar or Parquet files, which take few requests to read.
+
+    Example: mnist-ocr pack s3://bucket/scans/ s3://bucket/packed/
+    """
+
+    input_uri: str
+    """What to pack: whatever `mnist-ocr label` takes."""
+    output_uri: str
+    """Folder, local or s3://, that gets shards/, the files, and errors/, what is in none of them;
+    the same command resumes what is there."""
+    extensions: tuple[str, ...] = ()
+    """Only objects that end so, e.g. .png .jpg; none given: every object."""
+    anonymous: bool = False
+    """Sign no request for the input: a public bucket, no credentials."""
+    format: Literal["tar", "parquet"] = "tar"
+    """tar, as WebDataset reads it, or Parquet with the columns path and image."""
+    num_actors: int | None = None
+    """Workers that copy; default one per CPU."""
+    shard_size: int = 32768
+    """Most images per file, the unit of work and of resuming; the first are smaller, and images
+    that have over 64 MiB together are split."""
+
+    def __post_init__(self) -> None:
+        """Check each value by itself."""
+        _check_num_actors(self.num_actors)
+        _check_shard_size(self.shard_size)
+
+
+def _check_num_actors(num_actors: int | None) -> None:
+    if num_actors is not None and num_actors < 1:
+        raise UsageError(f"num_actors is {num_actors}: give 1 or more.")
+
+
+def _check_shard_size(shard_size: int) -> None:
+    if not 1 <= shard_size <= MAX_SHARD_SIZE:
+        raise UsageError(f"shard_size is {shard_size}: give 1 to {MAX_SHARD_SIZE}.")

@@ -79,7 +79,14 @@ class FolderSource(Source):
         if self._only is not None or not f"{uri}/".startswith(root):
             return False
         folder = f"{uri}/"[len(root) :]
-        names = ("_job.json", "part-00000000.parquet", "_manifest/00000000.arrow")
+        names = (
+            "_job.json",
+            "_manifest/00000000.arrow",
+            "part-00000000.parquet",
+            "shards/00000000-00000.parquet",
+            "shards/00000000-00000.tar",
+            "errors/00000000.parquet",
+        )
         return not self._regex or any(self._regex.match(folder + name) for name in names)
 
     def check_is_here(self) -> None:

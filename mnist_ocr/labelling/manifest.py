@@ -147,12 +147,12 @@ def check_input(source: Source) -> None:
 
 def list_shards(output: Store) -> list[int]:
     """Numbers of the manifest shards on record, in order."""
-    return _numbers(output, FOLDER, re.compile(r"_manifest/(\d{8})\.arrow"))
+    return list_numbers(output, FOLDER, re.compile(r"_manifest/(\d{8})\.arrow"))
 
 
 def list_finished_shards(output: Store) -> list[int]:
     """Numbers of the shards whose Parquet file exists, in order."""
-    return _numbers(output, "part-", re.compile(r"part-(\d{8})\.parquet"))
+    return list_numbers(output, "part-", re.compile(r"part-(\d{8})\.parquet"))
 
 
 def part_name(shard: int) -> str:
@@ -160,7 +160,8 @@ def part_name(shard: int) -> str:
     return f"part-{shard:08d}.parquet"
 
 
-def _numbers(output: Store, prefix: str, pattern: re.Pattern[str]) -> list[int]:
+def list_numbers(output: Store, prefix: str, pattern: re.Pattern[str]) -> list[int]:
+    """The number in each name that begins with `prefix` and matches, in the order of the names."""
     names = (info.name for page in output.list(prefix) for info in page)
     return [int(match[1]) for name in names if (match := pattern.fullmatch(name))]
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from mnist_ocr import cli
 from mnist_ocr.labelling.bottleneck import RunTimes
 from mnist_ocr.labelling.label import LabelSummary
+from mnist_ocr.labelling.pack import PackSummary
+from mnist_ocr.labelling.summary import JobSummary
 from mnist_ocr.labelling.verification import Verification
 
 
@@ -183,6 +186,49 @@ def test_too_many_errors_are_exit_3(
     assert lines[0] == "100 rows (5 blank, 5 empty, 2 not_a_digit, 88 ok) in /out"
     assert lines[1] == "80 accepted at a risk of 0.001"
     assert json.loads(lines[-1])["statuses"] == SUMMARY.statuses
+
+
+SHARED = {field.name: getattr(SUMMARY, field.name) for field in fields(JobSummary)}
+PACKED = PackSummary(
+    **{**SHARED, "num_images": 1005, "statuses": {"ok": 1000, "missing": 2, "forbidden": 3}},
+    num_files=2,
+    packed_bytes=1_540_096,
+)
+
+
+@pytest.mark.parametrize(
+    ("summary", "code"), [(PACKED, 3), (replace(PACKED, num_images=7, statuses={"ok": 7}), 0)]
+)
+def test_object_that_is_not_packed_is_exit_3(
+    summary: PackSummary,
+    code: int,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And said, so that nobody deletes the originals."""
+    monkeypatch.setattr("mnist_ocr.labelling.pack.pack", lambda config, on_progress: summary)
+    assert run("pack", "in", "out") == code
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith(" images in 2 files of 1.5 MB in all, in /out/shards")
+    said = "5 objects not packed (3 forbidden, 2 missing): see /out/errors"
+    assert (said in lines) == bool(code)
+    assert json.loads(lines[-1])["packed_bytes"] == 1_540_096
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--format", "zip"], "zip"),
+        (["--num-actors", "0"], "num_actors is 0: give 1 or more."),
+        (["--shard-size", "100000"], "shard_size is 100000: give 1 to 65536."),
+    ],
+)
+def test_wrong_flag_of_pack_is_named(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is loaded."""
+    assert run("pack", "in", "out", *options) == 2
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
 @pytest.mark.parametrize(("problems", "code"), [([], 0), (["part-7 is missing."], 1)])

@@ -58,7 +58,7 @@ def test_documented_command_parses(command: list[str], monkeypatch: pytest.Monke
     assert type(ran[0]) is cli.COMMANDS[command[0]][0]
 
 
-@pytest.mark.parametrize("command", ["train", "label"])
+@pytest.mark.parametrize("command", ["train", "label", "pack"])
 def test_flags_table_lists_each_flag_with_its_default(command: str) -> None:
     """In the order of the help, and no flag that is not there."""
     table = README.partition(f"<!-- flags: {command} -->")[2].partition("\n\n")[0]

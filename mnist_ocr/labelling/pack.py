@@ -1,0 +1,142 @@
+"""`pack(config)`: many objects into few tar or Parquet files, from its checks to `_SUCCESS`."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from time import monotonic
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+import ray
+
+from mnist_ocr.digits.batch import OK
+from mnist_ocr.digits.model import package_versions
+from mnist_ocr.labelling.bottleneck import RunTimes
+from mnist_ocr.labelling.config import PackConfig
+from mnist_ocr.labelling.dataflow import (
+    actors,
+    follow,
+    plan_workers,
+    receipt_row,
+    run_shards,
+    start_watch,
+    stores_of,
+    value,
+)
+from mnist_ocr.labelling.inputs import open_source
+from mnist_ocr.labelling.job import find_job, write_job
+from mnist_ocr.labelling.manifest import check_input
+from mnist_ocr.labelling.packing import (
+    PackJob,
+    PackReceipt,
+    list_packed_shards,
+    pack_shard,
+    read_receipts,
+)
+from mnist_ocr.labelling.report import Progress
+from mnist_ocr.labelling.summary import JobSummary, add_up, read_summary, write_summary
+from mnist_ocr.session import connect_ray
+from mnist_ocr.storage import open_store
+
+logger = logging.getLogger(__name__)
+
+VERSIONED_PACKAGES = ("mnist-ocr", "opencv-python-headless", "pyarrow")
+"""The packages on whose versions a file's bytes can depend."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackSummary(JobSummary):
+    """What a finished packing job did; `statuses` counts objects, those that are packed as `ok`."""
+
+    num_files: int
+    packed_bytes: int
+    """Of the files."""
+
+    @property
+    def num_packed(self) -> int:
+        """Images in the files."""
+        return self.statuses.get(OK, 0)
+
+
+def pack(
+    config: PackConfig, on_progress: Callable[[Progress], None] = lambda progress: None
+) -> PackSummary:
+    """Copy every object of an input into shards, or what an earlier run of the job left over.
+
+    Starts Ray on this machine unless the process is connected to a cluster, or `RAY_ADDRESS` names
+    one.
+
+    Raises:
+        UsageError: the input or output cannot be used; mostly found before anything is written, and
+            the same command resumes where not.
+        StorageUnreachableError: a store does not answer; the same command resumes.
+    """
+    started = monotonic()
+    source = open_source(config.input_uri, config.extensions, anonymous=config.anonymous)
+    output = open_store(config.output_uri)
+    wanted = PackJob(
+        job_id=uuid4().hex,
+        input_uri=source.uri,
+        output_uri=output.uri,
+        extensions=config.extensions,
+        anonymous=config.anonymous,
+        shard_size=config.shard_size,
+        format=config.format,
+        versions=package_versions(VERSIONED_PACKAGES),
+    )
+    job, is_new = find_job(wanted, source, output)
+    if not is_new and (summary := read_summary(output, PackSummary)):
+        logger.info("%s is complete: nothing left to do.", output.uri)
+        return replace(summary, num_images_this_run=0, wall_s=monotonic() - started)
+    check_input(source)  # when resuming, too: a disk may not be mounted
+    finished = [] if is_new else list_packed_shards(output)
+    connect_ray()
+    cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    num_actors, _ = plan_workers(config.num_actors, 0.0, cluster)
+    if is_new:
+        write_job(output, job)
+
+    receipts = list(read_receipts(output, finished))
+    num_before = sum(receipt.num_images for receipt in receipts)
+    seconds = Counter[str]()
+    packing_started = monotonic()
+    build = partial(_add_packer, job=job, num_actors=num_actors)
+    packed = map(PackReceipt.decode, run_shards(job, frozenset(finished), seconds, build))
+    receipts += follow(packed, num_before, output, on_progress)
+    times = RunTimes(
+        seconds=dict(seconds),
+        wall_s=monotonic() - packing_started,
+        num_cpus=num_actors,
+        num_gpus=0,
+        num_images=sum(receipt.num_images for receipt in receipts) - num_before,
+    )
+    summary = PackSummary(
+        **add_up(job, receipts, times, monotonic() - started),
+        num_files=sum(receipt.num_files for receipt in receipts),
+        packed_bytes=sum(receipt.packed_bytes for receipt in receipts),
+    )
+    write_summary(output, summary)
+    return summary
+
+
+def _add_packer(shards: Any, job: PackJob, num_actors: int) -> Any:
+    return shards.map_batches(
+        ShardPacker, fn_constructor_args=(job,), num_cpus=1, **actors(num_actors)
+    )
+
+
+class ShardPacker:
+    """All of a shard in one actor: its bytes never cross the object store."""
+
+    def __init__(self, job: PackJob) -> None:
+        self._job = job
+
+    def __call__(self, row: pa.Table) -> pa.Table:
+        """A shard number in, its receipt out."""
+        watch = start_watch(row)
+        source, output = stores_of(self._job)
+        receipt = pack_shard(source, output, self._job, value(row, "shard"), watch)
+        return receipt_row(receipt, watch)
