@@ -114,7 +114,7 @@ def test_gpu_pipeline_writes_the_same_rows(scans: Path, tmp_path: Path, model_ur
     summary = label(
         config_for(scans, tmp_path / "staged", model_uri, num_gpus_per_actor=0.5, num_actors=1)
     )
-    assert summary.requests_per_image == 1
+    assert summary.requests_per_image == 265 / 266  # the empty file takes none
     fused, staged = read_rows(tmp_path / "fused"), read_rows(tmp_path / "staged")
     exact = ["id", "path", "digit", "accepted", "status", "error"]
     pd.testing.assert_frame_equal(fused[exact], staged[exact])
