@@ -1,8 +1,10 @@
 """What every benchmark states beside its figures: hardware, versions, commit."""
 
+import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,15 @@ def describe_machine() -> dict[str, Any]:
         "versions": {name: version(name) for name in ("ray", "torch", "onnxruntime", "pyarrow")},
         "commit": commit.stdout.strip(),
     }
+
+
+def read_versions(packages: Iterable[str], python: str) -> dict[str, str]:
+    """What another interpreter has installed."""
+    code = "import json, sys, importlib.metadata as m; print(json.dumps({p: m.version(p) for p in "
+    command = [python, "-c", f"{code}sys.argv[1:]}}))", *packages]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    versions: dict[str, str] = json.loads(done.stdout)
+    return versions
 
 
 def _name_cpu() -> str:
