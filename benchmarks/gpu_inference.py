@@ -84,10 +84,10 @@ def build_runtime_sides(
         host = host.pin_memory()
 
     def label_resident() -> list[Tensor]:
-        return [model(batch)[0] for batch in resident.split(runtime.BATCH_SIZE)]
+        return [model(batch)[0] for batch in resident.split(runtime.batch_size)]
 
     def copy() -> list[Tensor]:
-        batches = host.split(runtime.BATCH_SIZE)
+        batches = host.split(runtime.batch_size)
         return [batch.to(resident.device, non_blocking=True, copy=True) for batch in batches]
 
     return {"resident": label_resident, "host": lambda: runtime.run(images), "copy": copy}
