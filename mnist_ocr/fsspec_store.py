@@ -45,7 +45,9 @@ class FsspecStore(Store):
             f"Cannot {verb} {self.uri}: {reason}. Check its credentials and the network."
         )
 
-    def list(self, prefix: str = "", start_after: str = "") -> Iterator[Page]:
+    def list(
+        self, prefix: str = "", start_after: str = "", page_size: int = PAGE_SIZE
+    ) -> Iterator[Page]:
         """Pages of objects, from one complete listing."""
         try:
             found = self._filesystem.find(self._root, detail=True)
@@ -60,7 +62,7 @@ class FsspecStore(Store):
         )
         after = start_after.encode()
         chosen = (i for i in infos if i.name.startswith(prefix) and i.name.encode() > after)
-        while page := list(islice(chosen, PAGE_SIZE)):
+        while page := list(islice(chosen, page_size)):
             yield page
 
     def find(self, name: str) -> ObjectInfo | None:

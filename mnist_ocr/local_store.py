@@ -21,20 +21,24 @@ from mnist_ocr.storage import (
 class LocalStore(Store):
     """A folder of the local (or network) file system; symbolic links are followed."""
 
-    def list(self, prefix: str = "", start_after: str = "") -> Iterator[Page]:
+    def list(
+        self, prefix: str = "", start_after: str = "", page_size: int = PAGE_SIZE
+    ) -> Iterator[Page]:
         """Pages of files, recursively; an object's etag is its time of change and size."""
         root = Path(self.uri)
         if not root.is_dir():
             what = "is a file" if root.exists() else "does not exist"
             raise UsageError(f"The folder {self.uri} {what}. Pass an existing folder or s3:// URI.")
         folder = prefix[: prefix.rfind("/") + 1]
-        for page in self._walk(folder, frozenset()):
+        for page in self._walk(folder, frozenset(), page_size):
             if prefix != folder or start_after:
                 page = [i for i in page if i.name.startswith(prefix) and i.name > start_after]
             if page:
                 yield page
 
-    def _walk(self, folder: str, ancestors: frozenset[tuple[int, int]]) -> Iterator[Page]:
+    def _walk(
+        self, folder: str, ancestors: frozenset[tuple[int, int]], page_size: int
+    ) -> Iterator[Page]:
         """Pages of the files below `folder`, which is empty or ends with a slash."""
         path = os.path.join(self.uri, folder)  # noqa: PTH118 - a Path per file is slow
         try:
@@ -57,7 +61,7 @@ class LocalStore(Store):
         for name, entry in entries:
             if name.endswith("/"):
                 yield page
-                yield from self._walk(folder + name, ancestors | {inode})
+                yield from self._walk(folder + name, ancestors | {inode}, page_size)
                 page = []
                 continue
             try:
@@ -67,7 +71,7 @@ class LocalStore(Store):
                 continue
             if stat.S_ISREG(status.st_mode):  # a pipe or a socket holds no image, and would block
                 page.append(ObjectInfo(folder + name, status.st_size, _etag(status)))
-            if len(page) == PAGE_SIZE:
+            if len(page) == page_size:
                 yield page
                 page = []
         yield page

@@ -15,6 +15,7 @@ from obstore.store import S3Store as ObstoreS3
 from mnist_ocr.errors import UsageError
 from mnist_ocr.pacing import MAX_IN_FLIGHT
 from mnist_ocr.s3_errors import no_credentials
+from mnist_ocr.s3_listing import take_out_contents
 
 CONNECT_TIMEOUT_S = 10
 """Seconds to wait for a store to take a connection; a firewall may drop it without a word."""
@@ -61,6 +62,7 @@ def connect(uri: str, bucket: str, *, anonymous: bool, region: str | None = None
         )
     except (BotoCoreError, ValueError) as error:
         raise UsageError(f"Cannot open {uri}: {error} Check the AWS_* settings.") from error
+    take_out_contents(client)
     if credentials is None and not anonymous:
         raise no_credentials(uri)
     endpoint, region = client.meta.endpoint_url, client.meta.region_name

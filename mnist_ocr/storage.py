@@ -53,6 +53,9 @@ class ByteRange(NamedTuple):
 class Store(ABC):
     """A folder of objects."""
 
+    max_lanes: int = 1
+    """Parts of a listing that are worth listing at once: more where each page is a request."""
+
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self.traffic = Traffic()
@@ -67,8 +70,15 @@ class Store(ABC):
         return f"{self.uri}/{name}"
 
     @abstractmethod
-    def list(self, prefix: str = "", start_after: str = "") -> Iterator[Page]:
+    def list(
+        self, prefix: str = "", start_after: str = "", page_size: int = PAGE_SIZE
+    ) -> Iterator[Page]:
         """Pages of the objects whose name starts with `prefix`, recursively, in order.
+
+        Args:
+            prefix: A folder, or the beginning of names.
+            start_after: Any name: only those behind it; "" for all.
+            page_size: Most objects in a page.
 
         Raises:
             UsageError: the folder does not exist, or may not be listed.
@@ -77,7 +87,7 @@ class Store(ABC):
 
     def find(self, name: str) -> ObjectInfo | None:
         """An object by its name, or None where there is no such object; raises what `list` does."""
-        first = next((info for page in self.list(name) for info in page), None)
+        first = next((info for page in self.list(name, page_size=1) for info in page), None)
         return first if first and first.name == name else None
 
     @abstractmethod

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
+from time import monotonic
 from typing import Any, TypeVar
 
 import cv2
@@ -23,7 +24,7 @@ from ray.data.datasource import Datasource, ReadTask
 from mnist_ocr.errors import ObjectError, UsageError
 from mnist_ocr.labelling.inputs import open_source
 from mnist_ocr.labelling.job import ShardJob
-from mnist_ocr.labelling.manifest import iterate_shards, read_totals
+from mnist_ocr.labelling.manifest import ListingMonitor, iterate_shards
 from mnist_ocr.labelling.report import Progress
 from mnist_ocr.labelling.sources import Source
 from mnist_ocr.labelling.summary import Receipt
@@ -40,6 +41,9 @@ default repeats it for ever)."""
 CORES_PER_GPU_ACTOR, MAX_ACTORS_PER_GPU = 16, 4
 """An actor's own Python takes 1.2 us an image, a core that reads 25 us or more: with 32 cores to a
 GPU, two actors keep it busy while one of them works on the CPU."""
+
+LOOK_INTERVAL_S = 1.0
+"""Seconds between two looks at how far the listing is."""
 
 ROWS: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
 """Of `map_batches`: a row at a time."""
@@ -105,23 +109,29 @@ R = TypeVar("R", bound=Receipt)
 
 
 def follow(
-    receipts: Iterator[R], num_done: int, output: Store, on_progress: Callable[[Progress], None]
+    receipts: Iterator[R],
+    num_done: int,
+    listing: ListingMonitor,
+    on_progress: Callable[[Progress], None],
 ) -> Iterator[R]:
     """Pass receipts on, and say after each how far the job is.
 
     Args:
         receipts: Of this run.
         num_done: Images of earlier runs.
-        output: Of the job.
+        listing: Of the job.
         on_progress: Is told.
     """
-    num_images, num_errors = None, 0
+    num_errors, look_after = 0, monotonic()
     for receipt in receipts:
         num_done += receipt.num_images
         num_errors += receipt.num_errors
-        num_images = num_images or (read_totals(output) or {}).get("num_images")
-        on_progress(Progress(num_done, num_images, num_errors))
+        if monotonic() >= look_after:
+            listing.look()
+            look_after = monotonic() + LOOK_INTERVAL_S
+        on_progress(Progress(num_done, listing.num_listed, listing.has_ended, num_errors))
         yield receipt
+    on_progress(Progress(num_done, num_done, True, num_errors))
 
 
 def actors(num_actors: int) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from fsspec.utils import glob_translate
 
 from mnist_ocr.errors import UsageError
 from mnist_ocr.labelling.archives import archive_of
+from mnist_ocr.labelling.key_ranges import find_split
 from mnist_ocr.labelling.locator import Locator
-from mnist_ocr.labelling.sources import Source
+from mnist_ocr.labelling.sources import Entry, Source
 from mnist_ocr.storage import ObjectInfo, Store, is_local
 
 WILDCARD = re.compile(r"[*?\[]")
@@ -49,25 +50,40 @@ class FolderSource(Source):
     def _locate(self, name: str) -> tuple[Store, str]:
         return self._store, name
 
-    def list(self, after: ObjectInfo | None = None) -> Iterator[ObjectInfo]:
-        """In the order of the names; members in that of their archive."""
-        start_after = after.name if after else ""
-        if after and Locator.parse(after.etag).position:
-            start_after = archive_of(after.name)
-            yield from self._expand_after(after, self._store.find(start_after))
-        for info in self._objects(start_after):
-            yield from self._expand(info)
+    @property
+    def max_lanes(self) -> int:
+        """As many as the store has use for."""
+        return self._store.max_lanes if self._only is None else 1
 
-    def _objects(self, start_after: str) -> Iterator[ObjectInfo]:
+    def scan(self, after: ObjectInfo | None = None, until: str = "") -> Iterator[Entry]:
+        """In the order of the names; members in that of their archive."""
+        start_after = _object_name(after) if after else ""
+        if after and start_after != after.name:
+            yield from self._expand_after(after, self._store.find(start_after))
         if self._only is not None:
             info = self._store.find(self._only)
-            if info and not start_after:
-                yield info
+            if info and not after:
+                yield from self._expand(info)
             return
         for page in self._store.list(self._prefix, start_after):
             for info in page:
-                if not self._regex or self._regex.match(info.name):
-                    yield info
+                if until and info.name > until:
+                    return
+                if after and info.name == start_after:
+                    continue  # "", the marker of an S3 folder, which `start_after` cannot say
+                if self._regex and not self._regex.match(info.name):
+                    yield info, False
+                else:
+                    yield from self._expand(info)
+
+    def find_split(self, after: ObjectInfo, until: str) -> str:
+        """By probes, each a request for one name."""
+
+        def find_next(name: str) -> str:
+            pages = self._store.list(self._prefix, name, page_size=1)
+            return next((info.name for page in pages for info in page), "")
+
+        return find_split(find_next, self._prefix, _object_name(after), until)
 
     @property
     def _used_stores(self) -> Iterable[Store]:
@@ -97,3 +113,8 @@ class FolderSource(Source):
                 f"There is no {uri} on {gethostname()}. Mount it there, or pass an s3:// URI; then "
                 "run the same command again."
             )
+
+
+def _object_name(info: ObjectInfo) -> str:
+    """Of an entry that is an object, or of the archive that it is a member of."""
+    return archive_of(info.name) if Locator.parse(info.etag).position else info.name

@@ -15,10 +15,10 @@ from mnist_ocr.labelling.config import LabelConfig
 from mnist_ocr.labelling.dataflow import follow, plan_workers
 from mnist_ocr.labelling.inputs import open_source
 from mnist_ocr.labelling.job import describe_job, find_job, write_job
-from mnist_ocr.labelling.manifest import check_input, list_finished_shards
+from mnist_ocr.labelling.manifest import ListingMonitor, check_input, list_finished_shards
 from mnist_ocr.labelling.pipeline import label_shards
 from mnist_ocr.labelling.report import Progress
-from mnist_ocr.labelling.shards import count_errors, read_receipt
+from mnist_ocr.labelling.shards import count_errors, read_receipts
 from mnist_ocr.labelling.summary import JobSummary, add_up, read_summary, write_summary
 from mnist_ocr.session import connect_ray
 from mnist_ocr.storage import open_store
@@ -63,7 +63,7 @@ def label(
     if job.threshold is None:
         logger.warning("%s", explain_no_threshold(config.max_risk, model.info.calibration))
     check_input(source)  # when resuming, too: a disk may not be mounted
-    finished = [] if is_new else list_finished_shards(output)
+    finished = {} if is_new else list_finished_shards(output)
     connect_ray()
     cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     num_actors, num_gpus_per_actor = plan_workers(
@@ -72,7 +72,7 @@ def label(
     if is_new:
         write_job(output, job)
 
-    receipts = [read_receipt(output, shard) for shard in finished]
+    receipts = list(read_receipts(output, list(finished.values())))
     num_before = sum(receipt.num_images for receipt in receipts)
     seconds = Counter[str]()
     labelling_started = monotonic()
@@ -84,7 +84,8 @@ def label(
         num_actors=num_actors,
         num_gpus_per_actor=num_gpus_per_actor,
     )
-    receipts += follow(labelled, num_before, output, on_progress)
+    listing = ListingMonitor(output, job.shard_size)
+    receipts += follow(labelled, num_before, listing, on_progress)
     times = RunTimes(
         seconds=dict(seconds),
         wall_s=monotonic() - labelling_started,

@@ -5,28 +5,36 @@
     OUTPUT/_manifest/complete.json    written when the listing has ended
 
 A manifest shard is written before anything labels it and never changed; labelling turns each into
-one Parquet file. Arrow IPC and not Parquet, so that a reader that takes every `*.parquet` below
-the output (DuckDB does) finds predictions only.
+one Parquet file. Its metadata hold the frontier, what was left to list when it was full: the last
+shard alone says where a listing that was cut off goes on. Arrow IPC and not Parquet, so that a
+reader that takes every `*.parquet` below the output (DuckDB does) finds predictions only.
 """
 
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 import pyarrow as pa
 
 from mnist_ocr.errors import ObjectError, UsageError
+from mnist_ocr.labelling.lanes import Lane, Listing
 from mnist_ocr.labelling.sources import Source
 from mnist_ocr.storage import ObjectInfo, Store
 
 FOLDER = "_manifest/"
 COMPLETE = FOLDER + "complete.json"
 
+_SHARD_NAME = re.compile(r"_manifest/(\d{8})\.arrow")
+
 FIRST_SHARD_SIZE = 1024
 """Images in each of the first two shards; then two of twice as many, and so on up to the job's
 shard size: a small job is shared evenly, and a large one shows results at once."""
+
+NUM_SERIAL_SHARDS = 4
+"""From then on, 6,144 objects, a listing has several lanes; splitting takes longer than to list a
+few pages."""
 
 MAX_PROBE_BYTES = 1024**2
 """Larger objects are not fetched merely to see whether that is allowed."""
@@ -41,12 +49,22 @@ SCHEMA = pa.schema(
 )
 
 
+FRONTIER = b"frontier"
+"""Key of a JSON list in a shard's metadata: name, size, etag and `until` of each lane."""
+
+
 @dataclass(frozen=True)
 class ManifestShard:
     """A frozen list of input objects: the unit of work."""
 
     table: pa.Table
     """Rows of `SCHEMA`, in id order."""
+
+    @property
+    def frontier(self) -> list[Lane]:
+        """What was left to list when this shard was full."""
+        lanes = json.loads(self.table.schema.metadata[FRONTIER])
+        return [Lane(ObjectInfo(*after), until) for *after, until in lanes]
 
     def objects(self, source: Source) -> list[ObjectInfo]:
         """The rows as the source knows them."""
@@ -88,28 +106,57 @@ def read_totals(output: Store) -> dict[str, int] | None:
 def iterate_shards(source: Source, output: Store, *, shard_size: int) -> Iterator[int]:
     """Every shard number in order: those on record first, then those that listing adds.
 
-    A listing that was cut off goes on behind the last object on record; one that has ended is not
-    repeated, so objects that arrive later belong to another job.
+    A listing that was cut off goes on where the last shard on record ends; one that has ended is
+    not repeated, so objects that arrive later belong to another job.
     """
     shards = list_shards(output)
     yield from shards
     if read_totals(output):
         return
-    next_shard, next_id, last_object = 0, 0, None
+    next_shard, next_id, frontier = 0, 0, [Lane()]
     if shards:
         last = read_shard(output, shards[-1])
         next_shard = shards[-1] + 1
         next_id = last.table["id"][-1].as_py() + 1
-        last_object = last.objects(source)[-1]
-    objects = source.list(last_object)
-    while rows := list(islice(objects, size_of_shard(next_shard, shard_size))):
-        output.write(shard_name(next_shard), _encode(source, next_id, rows))
-        yield next_shard
-        next_shard, next_id = next_shard + 1, next_id + len(rows)
+        frontier = last.frontier
+    with Listing(source, frontier) as listing:
+        while True:
+            if next_shard >= NUM_SERIAL_SHARDS:
+                listing.split()
+            rows = listing.take(size_of_shard(next_shard, shard_size))
+            if not rows:
+                break
+            output.write(shard_name(next_shard), _encode(source, next_id, rows, listing.frontier))
+            yield next_shard
+            next_shard, next_id = next_shard + 1, next_id + len(rows)
     if not next_id:
         raise UsageError(f"No objects under {source.uri} any more: it was emptied, or unmounted.")
     totals = {"num_shards": next_shard, "num_images": next_id}
     output.write(COMPLETE, json.dumps(totals).encode())
+
+
+class ListingMonitor:
+    """How far a listing is, for one request a look."""
+
+    def __init__(self, output: Store, shard_size: int) -> None:
+        self._output = output
+        self._shard_size = shard_size
+        self._last_name = FOLDER
+        self.num_listed = 0
+        """Objects on record."""
+        self.has_ended = False
+
+    def look(self) -> None:
+        """Count the manifest shards that were written since the last look."""
+        if self.has_ended:
+            return
+        for page in self._output.list(FOLDER, self._last_name):
+            for info in page:
+                if match := _SHARD_NAME.fullmatch(info.name):
+                    self.num_listed += size_of_shard(int(match[1]), self._shard_size)
+                    self._last_name = info.name
+        if totals := read_totals(self._output):  # the last shard may have fewer
+            self.num_listed, self.has_ended = totals["num_images"], True
 
 
 def size_of_shard(shard: int, shard_size: int) -> int:
@@ -147,12 +194,12 @@ def check_input(source: Source) -> None:
 
 def list_shards(output: Store) -> list[int]:
     """Numbers of the manifest shards on record, in order."""
-    return list_numbers(output, FOLDER, re.compile(r"_manifest/(\d{8})\.arrow"))
+    return list(list_numbered(output, FOLDER, _SHARD_NAME))
 
 
-def list_finished_shards(output: Store) -> list[int]:
-    """Numbers of the shards whose Parquet file exists, in order."""
-    return list_numbers(output, "part-", re.compile(r"part-(\d{8})\.parquet"))
+def list_finished_shards(output: Store) -> dict[int, ObjectInfo]:
+    """The Parquet files that exist by the numbers of their shards, in order."""
+    return list_numbered(output, "part-", re.compile(r"part-(\d{8})\.parquet"))
 
 
 def part_name(shard: int) -> str:
@@ -160,13 +207,16 @@ def part_name(shard: int) -> str:
     return f"part-{shard:08d}.parquet"
 
 
-def list_numbers(output: Store, prefix: str, pattern: re.Pattern[str]) -> list[int]:
-    """The number in each name that begins with `prefix` and matches, in the order of the names."""
-    names = (info.name for page in output.list(prefix) for info in page)
-    return [int(match[1]) for name in names if (match := pattern.fullmatch(name))]
+def list_numbered(output: Store, prefix: str, pattern: re.Pattern[str]) -> dict[int, ObjectInfo]:
+    """What begins with `prefix` and matches, by the number in its name, in the order of the names."""
+    infos = (info for page in output.list(prefix) for info in page)
+    return {int(match[1]): info for info in infos if (match := pattern.fullmatch(info.name))}
 
 
-def _encode(source: Source, first_id: int, rows: Collection[ObjectInfo]) -> bytes:
+def _encode(
+    source: Source, first_id: int, rows: Collection[ObjectInfo], frontier: Sequence[Lane]
+) -> bytes:
+    lanes = [[*lane.after, lane.until] for lane in frontier if lane.after]
     table = pa.Table.from_arrays(
         [
             pa.array(range(first_id, first_id + len(rows)), pa.int64()),
@@ -174,11 +224,11 @@ def _encode(source: Source, first_id: int, rows: Collection[ObjectInfo]) -> byte
             pa.array((info.size for info in rows), pa.int64()),
             pa.array(info.etag for info in rows),
         ],
-        schema=SCHEMA,
+        schema=SCHEMA.with_metadata({FRONTIER: json.dumps(lanes)}),
     )
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(
-        sink, SCHEMA, options=pa.ipc.IpcWriteOptions(compression="zstd")
+        sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")
     ) as writer:
         writer.write_table(table)
     return bytes(sink.getvalue())

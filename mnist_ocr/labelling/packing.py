@@ -25,7 +25,7 @@ from mnist_ocr.errors import ObjectError, UsageError
 from mnist_ocr.labelling.archives import SEPARATOR, archive_of, find_format
 from mnist_ocr.labelling.job import ShardJob
 from mnist_ocr.labelling.locator import Locator
-from mnist_ocr.labelling.manifest import ManifestShard, list_numbers, read_shard
+from mnist_ocr.labelling.manifest import ManifestShard, list_numbered, read_shard
 from mnist_ocr.labelling.packed_files import ENCODERS, PackedImage
 from mnist_ocr.labelling.predictions import encode_table, read_metadata
 from mnist_ocr.labelling.sources import Source
@@ -211,7 +211,7 @@ def _delete_leftovers(output: Store, shard: int, num_files: int, kind: str) -> N
 
 def list_packed_shards(output: Store) -> list[int]:
     """Numbers of the shards that are committed, in order."""
-    return list_numbers(output, ERRORS, re.compile(rf"{ERRORS}(\d{{8}})\.parquet"))
+    return list(list_numbered(output, ERRORS, re.compile(rf"{ERRORS}(\d{{8}})\.parquet")))
 
 
 def read_receipts(output: Store, shards: Collection[int]) -> Iterator[PackReceipt]:

@@ -22,8 +22,10 @@ class Progress:
 
     num_done: int = 0
     """Rows committed, those of earlier runs of the job included."""
-    num_images: int | None = None
-    """Rows there will be; None while the listing goes on."""
+    num_listed: int = 0
+    """Objects on record in the manifest."""
+    is_listed: bool = False
+    """Whether the listing has ended: these are the rows that there will be."""
     num_errors: int = 0
     """Rows of this run whose status is neither ok, blank nor not_a_digit."""
 
@@ -76,7 +78,7 @@ class ProgressDisplay:
 
 
 def format_progress(history: list[tuple[float, Progress]], elapsed_s: float) -> str:
-    """One line: done/total, images/s, errors, time to go.
+    """One line: done/listed, images/s, errors, and time to go once all are listed.
 
     Args:
         history: Times in seconds and what was known then; the rate is between first and last.
@@ -85,13 +87,13 @@ def format_progress(history: list[tuple[float, Progress]], elapsed_s: float) -> 
     if not history:
         return f"starting workers, {elapsed_s:.0f} s"
     (first_time, first), (last_time, last) = history[0], history[-1]
-    total = "listing goes on" if last.num_images is None else f"{last.num_images:,}"
+    total = f"{last.num_listed:,}" + ("" if last.is_listed else " listed so far")
     parts = [f"{last.num_done:,} / {total}"]
     if last_time > first_time:
         rate = (last.num_done - first.num_done) / (last_time - first_time)
         parts.append(f"{rate:,.0f} images/s")
-        to_go = (last.num_images or 0) - last.num_done
-        if to_go > 0 and rate:
+        to_go = last.num_listed - last.num_done
+        if last.is_listed and to_go > 0 and rate:
             seconds = round(to_go / rate)
             parts.append(f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} to go")
     parts.append(f"{last.num_errors:,} errors")

@@ -5,7 +5,7 @@ The same three steps run fused in one actor on a CPU cluster and apart on a GPU 
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from mnist_ocr.digits.batch import BLANK, OK, ImageBatch, prepare_images
 from mnist_ocr.digits.classifier import NOT_A_DIGIT, Predictions
-from mnist_ocr.errors import UsageError
+from mnist_ocr.errors import ObjectError, UsageError
 from mnist_ocr.labelling.job import Job
 from mnist_ocr.labelling.manifest import ManifestShard, part_name
 from mnist_ocr.labelling.predictions import (
@@ -25,8 +25,11 @@ from mnist_ocr.labelling.predictions import (
 )
 from mnist_ocr.labelling.sources import Source
 from mnist_ocr.stopwatch import Stopwatch
-from mnist_ocr.storage import Store
+from mnist_ocr.storage import ByteRange, ObjectInfo, Store
 from mnist_ocr.traffic import Traffic
+
+MAX_FOOTER_BYTES = 64 * 1024
+"""At the end of a Parquet file, which hold all of its metadata: 4 KB, and a receipt."""
 
 
 @dataclass(frozen=True)
@@ -104,12 +107,25 @@ def write_predictions(
     return receipt
 
 
-def read_receipt(output: Store, shard: int) -> Receipt:
-    """The receipt of a shard that an earlier run finished, out of its file."""
-    name = part_name(shard)
-    try:
-        return Receipt.decode(read_metadata(output.read(name))["receipt"])
-    except (pa.ArrowException, KeyError) as error:
-        raise UsageError(
-            f"{output.uri_of(name)} is damaged: {error}. Delete it and run the same command again."
-        ) from error
+def read_receipts(output: Store, parts: Sequence[ObjectInfo]) -> Iterator[Receipt]:
+    """The receipts of shards that earlier runs finished, out of the ends of their files.
+
+    Raises:
+        UsageError: a file is damaged.
+        ObjectError: it cannot be read.
+    """
+    starts = [max(info.size - MAX_FOOTER_BYTES, 0) for info in parts]
+    ranges = [
+        ByteRange(info.name, start, info.size - start, info.etag)
+        for info, start in zip(parts, starts, strict=True)
+    ]
+    for info, footer in zip(parts, output.read_ranges(ranges), strict=True):
+        if isinstance(footer, ObjectError):
+            raise footer
+        try:
+            yield Receipt.decode(read_metadata(footer)["receipt"])
+        except (pa.ArrowException, KeyError) as error:
+            raise UsageError(
+                f"{output.uri_of(info.name)} is damaged: {error}. Delete it and run the same "
+                "command again."
+            ) from error

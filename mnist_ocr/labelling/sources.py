@@ -15,6 +15,9 @@ from mnist_ocr.labelling.reading import ObjectReader
 from mnist_ocr.storage import ObjectInfo, Store
 from mnist_ocr.traffic import Traffic
 
+Entry = tuple[ObjectInfo, bool]
+"""What a listing comes across, and whether it is to be labelled."""
+
 
 class Source(ABC):
     """The images of a labelling job."""
@@ -29,7 +32,11 @@ class Source(ABC):
     def uri_of(self, name: str) -> str:
         """The absolute address of an object or member; of "" what all of them begin with."""
 
-    @abstractmethod
+    @property
+    def max_lanes(self) -> int:
+        """Parts of the listing that are worth listing at once."""
+        return 1
+
     def list(self, after: ObjectInfo | None = None) -> Iterator[ObjectInfo]:
         """All objects and members, in a fixed order; those behind one of them.
 
@@ -40,6 +47,20 @@ class Source(ABC):
             UsageError: there is no such input, or it may not be listed.
             StorageUnreachableError: the store does not answer.
         """
+        return (info for info, is_chosen in self.scan(after) if is_chosen)
+
+    @abstractmethod
+    def scan(self, after: ObjectInfo | None = None, until: str = "") -> Iterator[Entry]:
+        """What `list` comes across, chosen or not; an archive that is whole once more at its end.
+
+        Args:
+            after: An entry: only those behind it.
+            until: The last name, with the members if it is an archive; "" for the end.
+        """
+
+    def find_split(self, after: ObjectInfo, until: str) -> str:
+        """A name between two, to list both sides of at once; "" where there is none."""
+        return ""
 
     @abstractmethod
     def _locate(self, name: str) -> tuple[Store, str]:
@@ -72,28 +93,28 @@ class Source(ABC):
     def _is_chosen(self, name: str) -> bool:
         return not self._endings or name.lower().endswith(self._endings)
 
-    def _expand(self, info: ObjectInfo, line: str = "") -> Iterator[ObjectInfo]:
-        """An object itself, or the members of an archive, as far as they are chosen."""
+    def _expand(self, info: ObjectInfo, line: str = "") -> Iterator[Entry]:
+        """An object itself, or an archive's members."""
         form = find_format(info.name)
-        if not form:
-            if self._is_chosen(info.name):
-                yield info._replace(etag=Locator(info.etag, "", line).encode()) if line else info
-            return
-        if not form.has_names and not self._is_chosen(info.name):
+        itself = info._replace(etag=Locator(info.etag, "", line).encode()) if line else info
+        if not form or not (form.has_names or self._is_chosen(info.name)):
+            yield itself, not form and self._is_chosen(info.name)
             return
         store, name = self._locate(info.name)
         for entry in list_archive(store, name, info, line):
-            if not form.has_names or entry.name == info.name or self._is_chosen(entry.name):
-                yield entry
+            is_nameless = not form.has_names or entry.name == info.name
+            yield entry, is_nameless or self._is_chosen(entry.name)
+        if entry.name != info.name:  # else it says what is wrong with the rest
+            yield itself, False
 
-    def _expand_after(self, after: ObjectInfo, info: ObjectInfo | None) -> Iterator[ObjectInfo]:
+    def _expand_after(self, after: ObjectInfo, info: ObjectInfo | None) -> Iterator[Entry]:
         """What comes behind a member in its archive, as it is now."""
         line = Locator.parse(after.etag).line
         rest = self._expand(info, line) if info else iter(())
-        if any(entry == after for entry in rest):  # its etag, too
+        if any(entry == after for entry, _ in rest):  # its etag, too
             yield from rest
             return
         status, what = ("changed", "has changed") if info else ("missing", "is gone")
         error = f"The archive {what} since its first members were listed; the others were not."
         name = archive_of(after.name)
-        yield ObjectInfo(name, 0, Locator("", "", line, status, error).encode())
+        yield ObjectInfo(name, 0, Locator("", "", line, status, error).encode()), True

@@ -21,7 +21,7 @@ from mnist_ocr.labelling.archives import archive_of, find_format, open_archive
 from mnist_ocr.labelling.list_files import Listed, find_columns, read_inventory, read_list
 from mnist_ocr.labelling.locator import Locator
 from mnist_ocr.labelling.parquet_archive import find_image_column, open_parquet
-from mnist_ocr.labelling.sources import Source
+from mnist_ocr.labelling.sources import Entry, Source
 from mnist_ocr.local_store import LocalStore
 from mnist_ocr.storage import ObjectInfo, Store, is_local, open_store
 
@@ -94,7 +94,7 @@ class ListSource(Source):
             )
         return self._stores[root], name
 
-    def list(self, after: ObjectInfo | None = None) -> Iterator[ObjectInfo]:
+    def scan(self, after: ObjectInfo | None = None, until: str = "") -> Iterator[Entry]:
         """In the order of the list; members of archives in theirs."""
         old = Locator.parse(after.etag) if after else Locator()
         num_before = int(old.line or 0)
@@ -135,17 +135,17 @@ class ListSource(Source):
         info = store.find(name)
         return info and info._replace(name=uri)
 
-    def _expand_line(self, info: ObjectInfo, number: int) -> Iterator[ObjectInfo]:
+    def _expand_line(self, info: ObjectInfo, number: int) -> Iterator[Entry]:
         line = str(number)
         protocol, separator, _ = info.name.partition("://")
         if separator and protocol not in self._protocols:
             error = f"There is no protocol {protocol}:// as in {info.name}."
-            yield info._replace(etag=Locator("", "", line, "unreadable", error).encode())
+            yield info._replace(etag=Locator("", "", line, "unreadable", error).encode()), True
         elif find_format(info.name) and info.size < 0:
             if found := self._find(info.name):
                 yield from self._expand(found, line)
             else:
                 error = f"There is no {info.name}."
-                yield info._replace(etag=Locator("", "", line, "missing", error).encode())
+                yield info._replace(etag=Locator("", "", line, "missing", error).encode()), True
         else:
             yield from self._expand(info, line)

@@ -137,11 +137,8 @@ def test_unreachable_endpoint_is_a_network_error(
         list(open_store("s3://scans").list())
 
 
-def test_listing_is_ordered_paged_and_resumable(
-    moto: S3Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_listing_is_ordered_paged_and_resumable(moto: S3Server) -> None:
     """More keys than a page: all of them, in order, and again from any of them on."""
-    monkeypatch.setattr("mnist_ocr.s3.PAGE_SIZE", 100)
     client = moto.client()
     client.create_bucket(Bucket="many")
     names = sorted(f"{i * 7919 % 110:04d}.png" for i in range(110))
@@ -149,7 +146,7 @@ def test_listing_is_ordered_paged_and_resumable(
         client.put_object(Bucket="many", Key=f"scans/{name}", Body=b"x")
     client.put_object(Bucket="many", Key="scans-other/0.png", Body=b"x")
     store = open_store("s3://many/scans/")
-    pages = list(store.list())
+    pages = list(store.list(page_size=100))
     assert [len(page) for page in pages] == [100, 10]
     assert [info.name for page in pages for info in page] == names
     rest = [info.name for page in store.list(start_after=names[104]) for info in page]
