@@ -30,6 +30,8 @@ class NumberedNames(Sequence[str]):
         """The i-th name."""
         if isinstance(i, slice):
             return [f"img_{j:08d}.png" for j in range(*i.indices(self.num_names))]
+        if not 0 <= i < self.num_names:
+            raise IndexError(i)
         return f"img_{i:08d}.png"
 
 

@@ -40,6 +40,7 @@ class FolderSource(Source):
         super().__init__(store.uri_of(part) if part else store.uri, extensions)
         self._store = store
         self._only = only
+        self._max_lanes = store.max_lanes if only is None else 1
         self._regex = re.compile(glob_translate(pattern)) if pattern else None
         self._prefix = WILDCARD.split(pattern, maxsplit=1)[0] if pattern else ""
 
@@ -52,8 +53,8 @@ class FolderSource(Source):
 
     @property
     def max_lanes(self) -> int:
-        """As many as the store has use for."""
-        return self._store.max_lanes if self._only is None else 1
+        """As many as the store has use for; 1 once it has shown that it cannot be probed."""
+        return self._max_lanes
 
     def scan(self, after: ObjectInfo | None = None, until: str = "") -> Iterator[Entry]:
         """In the order of the names; members in that of their archive."""
@@ -80,8 +81,14 @@ class FolderSource(Source):
         """By probes, each a request for one name."""
 
         def find_next(name: str) -> str:
+            if self._max_lanes == 1:
+                return ""
             pages = self._store.list(self._prefix, name, page_size=1)
-            return next((info.name for page in pages for info in page), "")
+            found = next((info.name for page in pages for info in page), "")
+            if found and found <= name:
+                self._max_lanes = 1  # rclone's server starts anew behind what is no key
+                return ""
+            return found
 
         return find_split(find_next, self._prefix, _object_name(after), until)
 

@@ -40,7 +40,7 @@ def find_split(find_next: Callable[[str], str], prefix: str, after: str, until: 
     places = range(len(prefix), len(after))
     num_same = bisect_left(places, True, key=lambda i: bool(probe(after[: i + 1] + _LAST)))
     place = len(prefix) + num_same
-    first = ord(after[place]) if place < len(after) else 0
+    first = ord(after[place] if place < len(after) else " ")  # a server may choke on what is less
     middle = 0x7F if first < 0x7F else (first + sys.maxunicode) // 2  # most names are ASCII
     while True:
         if 0xD800 <= middle < 0xE000:

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from simulated_store import NumberedNames, SimulatedStore
 
-from mnist_ocr.errors import ObjectError, UsageError
+from mnist_ocr.errors import ObjectError, StorageUnreachableError, UsageError
 from mnist_ocr.labelling import manifest
 from mnist_ocr.labelling.folders import FolderSource
 from mnist_ocr.labelling.sources import Source
@@ -80,6 +81,79 @@ def test_cut_off_listing_goes_on_where_it_was(
     assert rows_of(source, output) == [(i, f"{i}.png") for i in range(10)]
     for shard, content in before.items():
         assert output.read(manifest.shard_name(shard)) == content
+
+
+@pytest.fixture
+def bucket() -> SimulatedStore:
+    """A hundred names, listed in up to eight lanes."""
+    return SimulatedStore(NumberedNames(100), page_size=10, max_lanes=8)
+
+
+def copy_manifest(output: Store) -> list[bytes]:
+    return [output.read(manifest.shard_name(shard)) for shard in manifest.list_shards(output)]
+
+
+def test_lanes_cut_off_anywhere_go_on_where_they_were(
+    bucket: SimulatedStore, tmp_path: Path
+) -> None:
+    """The last manifest shard alone says where: the manifest is that of one run, to the byte."""
+    source = FolderSource(bucket)
+    (tmp_path / "whole").mkdir()
+    whole = open_store(str(tmp_path / "whole"))
+    shards = iterate(source, whole)
+    assert sorted(name for _, name in rows_of(source, whole)) == list(bucket.names)
+    assert [id_ for id_, _ in rows_of(source, whole)] == list(range(100))
+    assert max(len(manifest.read_shard(whole, shard).frontier) for shard in shards) == 8
+    for num_before in range(len(shards)):
+        (tmp_path / f"{num_before}").mkdir()
+        output = open_store(str(tmp_path / f"{num_before}"))
+        for shard in range(num_before):
+            name = manifest.shard_name(shard)
+            output.write(name, whole.read(name))
+        assert iterate(source, output) == shards
+        assert copy_manifest(output) == copy_manifest(whole)
+
+
+@pytest.mark.parametrize("num_requests", [0, 1, 2, 5, 11, 23, 31])
+def test_outage_in_the_listing_keeps_what_is_on_record(
+    num_requests: int, bucket: SimulatedStore, output: Store
+) -> None:
+    """The error says so; the same command goes on, and the result is whole."""
+    bucket.num_requests_until_outage = num_requests
+    source = FolderSource(bucket)
+    with pytest.raises(StorageUnreachableError, match="No usable answer for simulated://bucket"):
+        iterate(source, output)
+    assert manifest.read_totals(output) is None
+    before = copy_manifest(output)
+    bucket.num_requests_until_outage = None
+    iterate(source, output)
+    assert copy_manifest(output)[: len(before)] == before
+    assert sorted(name for _, name in rows_of(source, output)) == list(bucket.names)
+
+
+def test_first_shard_does_not_wait_for_the_listing(output: Store) -> None:
+    """A page is enough for a small one, another is on its way; none is split before the fifth."""
+    bucket = SimulatedStore(NumberedNames(10_000_000))
+    shards = manifest.iterate_shards(FolderSource(bucket), output, shard_size=500)
+    assert next(shards) == 0
+    assert bucket.num_pages <= 2
+    assert [next(shards) for _ in range(3)] == [1, 2, 3]
+    assert bucket.num_probes == 0
+    assert next(shards) == 4
+    assert bucket.num_probes > 0
+    shards.close()
+
+
+def test_monitor_counts_what_is_listed(source: Source, output: Store) -> None:
+    """A look sees new shards only; the last one is counted exactly when the listing has ended."""
+    monitor = manifest.ListingMonitor(output, shard_size=4)
+    monitor.look()
+    assert (monitor.num_listed, monitor.has_ended) == (0, False)
+    for shard in manifest.iterate_shards(source, output, shard_size=4):
+        monitor.look()
+        assert (monitor.num_listed, monitor.has_ended) == (4 * (shard + 1), False)
+    monitor.look()
+    assert (monitor.num_listed, monitor.has_ended) == (10, True)
 
 
 def test_ended_listing_is_not_repeated(source: Source, output: Store, tmp_path: Path) -> None:

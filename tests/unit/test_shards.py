@@ -3,13 +3,16 @@
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from mnist_ocr.digits.decoding import MAX_BYTES
 from mnist_ocr.errors import UsageError
 from mnist_ocr.labelling import manifest
 from mnist_ocr.labelling.folders import FolderSource
-from mnist_ocr.labelling.shards import read_images
+from mnist_ocr.labelling.predictions import encode_table
+from mnist_ocr.labelling.shards import MAX_FOOTER_BYTES, Receipt, read_images, read_receipts
 from mnist_ocr.local_store import LocalStore
 from mnist_ocr.storage import open_store
 
@@ -62,3 +65,42 @@ def test_input_that_this_machine_does_not_have_stops_the_shard(scans: Path, tmp_
     scans.rename(tmp_path / "elsewhere")
     with pytest.raises(UsageError, match="There is no "):
         read_images(source, shard)
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> LocalStore:
+    """The Parquet files of two shards, one of them larger than what is read of it."""
+    store = LocalStore(str(tmp_path / "out"))
+    for shard, num_rows in enumerate((10, 60_000)):
+        receipt = Receipt(shard, num_rows, num_rows, 0, {"ok": num_rows})
+        noise = np.random.default_rng(0).bytes(8 * num_rows)
+        table = pa.table({"id": np.frombuffer(noise, np.int64)})
+        store.write(manifest.part_name(shard), encode_table(table, {"receipt": vars(receipt)}))
+    return store
+
+
+def test_receipts_are_read_from_the_ends_of_files(parts: LocalStore) -> None:
+    """Whatever the size of a file, its last 64 KB are enough."""
+    finished = manifest.list_finished_shards(parts)
+    assert list(finished) == [0, 1]
+    assert finished[1].size > 2 * MAX_FOOTER_BYTES
+    requests = []
+    parts.read_ranges = lambda ranges: (
+        requests.extend(ranges) or LocalStore.read_ranges(parts, ranges)
+    )
+    receipts = list(read_receipts(parts, list(finished.values())))
+    assert [(r.shard, r.num_images, r.statuses) for r in receipts] == [
+        (0, 10, {"ok": 10}),
+        (1, 60_000, {"ok": 60_000}),
+    ]
+    assert max(wanted.length for wanted in requests) == MAX_FOOTER_BYTES
+
+
+def test_damaged_file_is_named_with_the_remedy(parts: LocalStore) -> None:
+    """One that was cut off, or is no Parquet, cannot pass for finished."""
+    name = manifest.part_name(1)
+    for content in (parts.read(name)[:-5], b"", b"x" * 100):
+        parts.write(name, content)
+        finished = manifest.list_finished_shards(parts)
+        with pytest.raises(UsageError, match=rf"{name} is damaged: .* Delete it and run"):
+            list(read_receipts(parts, list(finished.values())))
