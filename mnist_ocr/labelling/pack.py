@@ -28,7 +28,7 @@ from mnist_ocr.labelling.dataflow import (
 )
 from mnist_ocr.labelling.inputs import open_source
 from mnist_ocr.labelling.job import find_job, write_job
-from mnist_ocr.labelling.manifest import check_input
+from mnist_ocr.labelling.manifest import ListingMonitor, check_input
 from mnist_ocr.labelling.packing import (
     PackJob,
     PackReceipt,
@@ -105,7 +105,7 @@ def pack(
     packing_started = monotonic()
     build = partial(_add_packer, job=job, num_actors=num_actors)
     packed = map(PackReceipt.decode, run_shards(job, frozenset(finished), seconds, build))
-    receipts += follow(packed, num_before, output, on_progress)
+    receipts += follow(packed, num_before, ListingMonitor(output, job.shard_size), on_progress)
     times = RunTimes(
         seconds=dict(seconds),
         wall_s=monotonic() - packing_started,
