@@ -22,6 +22,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from mnist_ocr.errors import ObjectError, UsageError
+from mnist_ocr.labelling.ahead import run_ahead
 from mnist_ocr.labelling.inputs import open_source
 from mnist_ocr.labelling.job import ShardJob
 from mnist_ocr.labelling.manifest import ListingMonitor, iterate_shards
@@ -242,10 +243,13 @@ class ManifestSource(Datasource):
 
 
 def _list_shards(job: ShardJob, finished: frozenset[int]) -> Iterator[pa.Table]:
-    """One-row tables. `finished` is fixed at the start, so that a retry yields the same ones."""
+    """One-row tables. `finished` is fixed at the start, so that a retry yields the same ones.
+
+    The listing runs ahead, since Ray Data takes some ten rows a second while it has work at hand.
+    """
     source, output = stores_of(job)
     watch = Stopwatch()
-    for shard in iterate_shards(source, output, shard_size=job.shard_size):
+    for shard in run_ahead(iterate_shards(source, output, shard_size=job.shard_size)):
         watch.lap("list")
         if shard not in finished:
             yield pa.table({"shard": [shard], "seconds": [take_seconds(watch)]})

@@ -12,7 +12,7 @@ reader that takes every `*.parquet` below the output (DuckDB does) finds predict
 
 import json
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -103,7 +103,7 @@ def read_totals(output: Store) -> dict[str, int] | None:
     return totals
 
 
-def iterate_shards(source: Source, output: Store, *, shard_size: int) -> Iterator[int]:
+def iterate_shards(source: Source, output: Store, *, shard_size: int) -> Generator[int, None, None]:
     """Every shard number in order: those on record first, then those that listing adds.
 
     A listing that was cut off goes on where the last shard on record ends; one that has ended is
