@@ -117,6 +117,7 @@ def test_split_is_a_name_between_for_few_probes(found: list[str], data: st.DataO
 @pytest.mark.parametrize(
     ("found", "after", "split"),
     [
+        (["大/0", "大/1", "天/0"], "大/0", "天/0"),  # by way of the surrogates
         (NumberedNames(10**7), "img_00001234.png", "img_05000000.png"),
         ([f"{i:032x}" for i in range(0, 16**32, 16**30)], f"{0:032x}", "a" + "0" * 31),
         (
@@ -194,6 +195,18 @@ def test_archives_stay_together(num_objects: int, tmp_path: Path) -> None:
         assert taken[start : start + 5] == [f"{i}.tar::{j}.png" for j in range(5)]
     for i, (_, frontier) in enumerate(shards):
         assert take_all(source, frontier, num_objects) == shards[i + 1 :]
+
+
+def test_lane_is_left_at_the_end_of_an_archive(tmp_path: Path) -> None:
+    """Archives of two lanes take turns, though none ends at the end of a run."""
+    for name in ("a1", "a2", "a3", "b1", "b2", "b3"):
+        members = {f"{j}.png": b"x" for j in range(6)}
+        (tmp_path / f"{name}.tar").write_bytes(pack_tar(members))
+    source = FolderSource(LanedFolder(str(tmp_path)))
+    frontier = [Lane(None, "a3.tar"), Lane(ObjectInfo("a3.tar", 0, ""))]
+    with Listing(source, frontier) as listing:
+        archives = [info.name[:2] for info in listing.take(36)]
+    assert archives[::6] == ["a1", "b1", "a2", "b2", "a3", "b3"]
 
 
 def test_names_that_are_left_out_hold_nobody_up() -> None:
