@@ -245,7 +245,7 @@ class ManifestSource(Datasource):
 def _list_shards(job: ShardJob, finished: frozenset[int]) -> Iterator[pa.Table]:
     """One-row tables. `finished` is fixed at the start, so that a retry yields the same ones.
 
-    The listing runs ahead, since Ray Data takes some ten rows a second while it has work at hand.
+    The listing runs ahead, since Ray Data takes a few rows a second only while its actors are busy.
     """
     source, output = stores_of(job)
     watch = Stopwatch()
