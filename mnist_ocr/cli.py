@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import tyro
 
 from mnist_ocr.errors import JobFailedError, ObjectError, UsageError
-from mnist_ocr.labelling.config import LabelConfig, PackConfig, VerifyConfig
+from mnist_ocr.labelling.config import LabelConfig, PackConfig, PlanConfig, VerifyConfig
 from mnist_ocr.labelling.report import ProgressDisplay
 from mnist_ocr.training.config import (
     EvaluateConfig,
@@ -112,6 +112,17 @@ def run_label(config: LabelConfig) -> int:
     return TOO_MANY_ERRORS if too_many else 0
 
 
+def run_plan(config: PlanConfig) -> int:
+    """Estimate a labelling job."""
+    from mnist_ocr.labelling.plan import plan
+    from mnist_ocr.labelling.plan_table import format_plan
+
+    found = plan(config)
+    print(format_plan(found))
+    _print_json(asdict(found))
+    return 0
+
+
 def run_verify(config: VerifyConfig) -> int:
     """Check a job's output against its manifest."""
     from mnist_ocr.labelling.verification import verify
@@ -150,6 +161,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "evaluate": (EvaluateConfig, run_evaluate),
     "export": (ExportConfig, run_export),
     "label": (LabelConfig, run_label),
+    "plan": (PlanConfig, run_plan),
     "verify": (VerifyConfig, run_verify),
     "pack": (PackConfig, run_pack),
 }

@@ -32,7 +32,14 @@ from mnist_ocr.digits.headers import (
 )
 from mnist_ocr.digits.tiff import read_orientation, read_tiff
 
-__all__ = ["DECODE_STATUSES", "MAX_BYTES", "MAX_PIXELS", "UnreadableImageError", "decode_image"]
+__all__ = [
+    "DECODE_STATUSES",
+    "MAX_BYTES",
+    "MAX_PIXELS",
+    "UnreadableImageError",
+    "decode_image",
+    "name_format",
+]
 
 Image = NDArray[np.uint8]
 

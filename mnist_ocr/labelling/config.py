@@ -1,4 +1,4 @@
-"""What a person can set for `mnist-ocr label`, `verify` and `pack`."""
+"""What a person can set for `mnist-ocr label`, `plan`, `pack` and `verify`."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -52,6 +52,43 @@ class LabelConfig:
         _check_shard_size(self.shard_size)
         if self.max_error_rate is not None and not 0 <= self.max_error_rate <= 1:
             raise UsageError(f"max_error_rate is {self.max_error_rate}: give one from 0 to 1.")
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """Say what labelling would take, hours and dollars, and what would limit it: a dry run.
+
+    Lists or samples the input, reads a few objects of each kind, and times on them what a worker
+    does. Writes nothing.
+
+    Example: mnist-ocr plan s3://bucket/scans/ --instance-type g6.xlarge --num-instances 8
+    """
+
+    input_uri: str
+    """What `label` would read: a folder, archive, pattern or list, local or s3://."""
+    model_uri: str | None = None
+    """A model directory, local or s3://; default the model that comes with mnist-ocr."""
+    extensions: tuple[str, ...] = ()
+    """Only objects that end so, e.g. .png .jpg; none given: every object."""
+    anonymous: bool = False
+    """Sign no request for the input: a public bucket, no credentials."""
+    instance_type: str = "c7i.8xlarge"
+    """EC2 instances to estimate for, beside this cluster."""
+    num_instances: int = 4
+    """How many of them."""
+    usd_per_hour: float | None = None
+    """What one of them costs; default an approximate list price of us-east-1."""
+    max_objects: int = 100_000
+    """So many objects are listed one by one; what lies behind them on S3 is estimated."""
+
+    def __post_init__(self) -> None:
+        """Check each value by itself."""
+        if self.num_instances < 1:
+            raise UsageError(f"num_instances is {self.num_instances}: give 1 or more.")
+        if self.usd_per_hour is not None and self.usd_per_hour < 0:
+            raise UsageError(f"usd_per_hour is {self.usd_per_hour}: give 0 or more.")
+        if self.max_objects < 1:
+            raise UsageError(f"max_objects is {self.max_objects}: give 1 or more.")
 
 
 @dataclass(frozen=True)

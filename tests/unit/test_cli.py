@@ -96,6 +96,25 @@ def test_wrong_use_of_label_is_one_sentence_and_exit_2(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_wrong_use_of_plan_is_said_as_that_of_label(
+    scans: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is timed."""
+    (tmp_path / "hollow").mkdir()
+    mistakes = [
+        ([str(tmp_path / "none")], "none does not exist. Pass an existing"),
+        ([str(tmp_path / "hollow")], "No objects under"),
+        ([str(scans), "--extensions", ".tif"], "No objects with the extension .tif under"),
+        ([str(scans), "--instance-type", "c9.huge"], "instance_type is 'c9.huge': give one of"),
+        ([str(scans), "--num-instances", "0"], "num_instances is 0: give 1 or more."),
+    ]
+    for argv, message in mistakes:
+        assert run("plan", *argv, "--model-uri", str(model)) == 2
+        output = capsys.readouterr()
+        assert message in " ".join(output.err.replace("│", " ").split())
+        assert output.out == ""
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -1,0 +1,152 @@
+"""How long a labelling job takes on some machines, and why not less: for `plan`.
+
+A job has several limits at once: cores, answers that are waited for, what the store gives, the
+network. They overlap, so that the slowest of them is what the job takes.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from mnist_ocr.labelling.instances import (
+    GETS_PER_PREFIX_AND_S,
+    SPOT_SHARE,
+    USD_PER_GET,
+    USD_PER_PUT_OR_LIST,
+)
+from mnist_ocr.pacing import MAX_IN_FLIGHT
+
+S3_GET_CORE_S: Final = 0.17e-3
+"""Seconds of a core for a GET of a small object by obstore, measured on loopback without TLS."""
+
+S3_LATENCY_S: Final = 0.1
+"""Between a request and S3's answer: "roughly 100-200 milliseconds" for small objects (S3 user
+guide, "Performance design patterns")."""
+
+CORES, WAITING, REQUESTS, NETWORK = "cores", "waiting for data", "GETs per prefix", "network"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What there is to do, in all."""
+
+    num_images: float
+    num_gets: float
+    num_lists: float
+    num_puts: float
+    num_prefixes: int
+    transfer_bytes: float
+    """Archives that have to be read to be listed count twice."""
+    list_core_s: float
+    """Seconds of a core for listing; the next ones likewise."""
+    fetch_core_s: float
+    fetch_wait_s: float
+    """Seconds of a process for fetching, requests in flight: the core's and the waiting."""
+    decode_core_s: float
+    predict_core_s: float
+    write_core_s: float
+    is_on_s3: bool
+
+
+@dataclass(frozen=True)
+class Machines:
+    """What a job runs on."""
+
+    name: str
+    num_cpus: int
+    num_gpus: float
+    gbit_per_s: float | None
+    """Of all of them; None where it is not known."""
+    usd_per_hour: float | None
+    """Of all of them; None where it is not known."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A job on some machines."""
+
+    machines: Machines
+    hours: dict[str, float]
+    """By limit."""
+    limit: str
+    """What the job waits for: the limit of most hours."""
+    num_hours: float
+    """Expected: those; Ray's start comes on top."""
+    instance_usd: float | None
+    """On demand; None where the price is not known."""
+    spot_usd: float | None
+    """The same on spot instances, roughly."""
+    request_usd: float | None
+    """S3's fee; None where nothing is on S3."""
+    advice: str
+    """What would move the limit."""
+
+
+def move_to_s3(work: Workload) -> Workload:
+    """The same objects in a bucket: fetching as others have measured it."""
+    if work.is_on_s3:
+        return work
+    fetch_core_s = max(work.num_gets * S3_GET_CORE_S, work.fetch_core_s)
+    fetch_wait_s = work.num_gets * S3_LATENCY_S / MAX_IN_FLIGHT
+    return replace(work, fetch_core_s=fetch_core_s, fetch_wait_s=fetch_wait_s, is_on_s3=True)
+
+
+def estimate(work: Workload, machines: Machines) -> Estimate:
+    """Hours by limit, and the fee.
+
+    On GPUs predicting costs the cores nothing, and is taken to keep up with what they read.
+    """
+    cpus = machines.num_cpus
+    predict_s = 0.0 if machines.num_gpus else work.predict_core_s
+    read_s = work.fetch_core_s + work.decode_core_s
+    seconds = {CORES: (work.list_core_s + read_s + predict_s + work.write_core_s) / cpus}
+    if work.fetch_wait_s > read_s:  # a worker decodes while it waits, and does nothing else
+        seconds[WAITING] = (work.fetch_wait_s + predict_s + work.write_core_s) / cpus
+    fee = None
+    if work.is_on_s3:
+        seconds[REQUESTS] = work.num_gets / (GETS_PER_PREFIX_AND_S * work.num_prefixes)
+        dear = work.num_lists + work.num_puts
+        fee = work.num_gets * USD_PER_GET + dear * USD_PER_PUT_OR_LIST
+        if machines.gbit_per_s:
+            seconds[NETWORK] = work.transfer_bytes * 8e-9 / machines.gbit_per_s
+    hours = {name: each / 3600 for name, each in seconds.items()}
+    limit = max(hours, key=lambda name: hours[name])
+    price = machines.usd_per_hour
+    instance_usd = None if price is None else price * hours[limit]
+    return Estimate(
+        machines=machines,
+        hours=hours,
+        limit=limit,
+        num_hours=hours[limit],
+        instance_usd=instance_usd,
+        spot_usd=None if instance_usd is None else instance_usd * SPOT_SHARE,
+        request_usd=fee,
+        advice=advise(limit, work, has_gpus=machines.num_gpus > 0),
+    )
+
+
+def advise(limit: str, work: Workload, *, has_gpus: bool) -> str:
+    """What limits the job, and what would move that."""
+    pack = "pack the objects into archives (mnist-ocr pack)"
+    is_single = work.num_gets > 0.1 * work.num_images
+    if limit == REQUESTS:
+        prefixes = f"{work.num_prefixes:,} prefix" + "es" * (work.num_prefixes > 1)
+        return (
+            f"S3's {GETS_PER_PREFIX_AND_S:,} GETs a second for each of {prefixes} would limit it, "
+            f"which more machines do not move: {pack}, or spread them over more prefixes."
+        )
+    if limit == WAITING:
+        remedy = f"{pack}, or add cores" if is_single else "add cores, or come nearer to the store"
+        return f"Waiting for data would limit it: {remedy}."
+    if limit == NETWORK:
+        return "The network would limit it: take instances with more bandwidth, or more of them."
+    stages = {"fetching": work.fetch_core_s, "decoding": work.decode_core_s}
+    stages |= {"writing": work.write_core_s, "listing": work.list_core_s}
+    if not has_gpus:
+        stages["predicting"] = work.predict_core_s
+    stage = max(stages, key=lambda name: stages[name])
+    share = stages[stage] / sum(stages.values())
+    remedy = {
+        "predicting": "add GPUs or cores, or pass a smaller model (mnist-ocr recipes: tiny)",
+        "fetching": f"{pack}, or add cores" if is_single else "add cores",
+    }.get(stage, "add cores")
+    return f"The cores would limit it, {share:.0%} of their time {stage}: {remedy}."
