@@ -37,7 +37,7 @@ class Workload:
     transfer_bytes: float
     """Archives that have to be read to be listed count twice."""
     list_core_s: float
-    """Seconds of a core for listing; the next ones likewise."""
+    """Seconds of a core for listing and the manifest; the next ones likewise."""
     fetch_core_s: float
     fetch_wait_s: float
     """Seconds of a process for fetching, requests in flight: the core's and the waiting."""
