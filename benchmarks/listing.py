@@ -96,6 +96,7 @@ def measure_driver(num_objects: int) -> dict[str, float]:
     from mnist_ocr.labelling.manifest import ListingMonitor, shard_name
     from mnist_ocr.labelling.shards import Receipt
     from mnist_ocr.storage import open_store
+    from mnist_ocr.traffic import Traffic
 
     num_shards = num_objects // 8192
     with TemporaryDirectory() as folder:
@@ -105,7 +106,8 @@ def measure_driver(num_objects: int) -> dict[str, float]:
             (Path(folder) / shard_name(shard)).touch()
         tracemalloc.start()
         kept: list[Any] = [
-            Receipt(i, 8192, 8192, 8000, {"ok": 8100, "blank": 92}) for i in range(num_shards)
+            Receipt(i, 8192, 8000, {"ok": 8100, "blank": 92}, Traffic(num_requests=8192))
+            for i in range(num_shards)
         ]
         kept.append(frozenset(range(num_shards)))
         kept.append(ListingMonitor(output, 8192))

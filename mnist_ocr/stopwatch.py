@@ -16,7 +16,3 @@ class Stopwatch:
         now = perf_counter()
         self.seconds[stage] += now - self._last
         self._last = now
-
-    def skip(self) -> None:
-        """What was done since the last lap is nobody's."""
-        self._last = perf_counter()

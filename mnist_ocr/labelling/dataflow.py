@@ -7,7 +7,7 @@ import json
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
 from time import monotonic
@@ -243,14 +243,15 @@ class ManifestSource(Datasource):
 
 
 def _list_shards(job: ShardJob, finished: frozenset[int]) -> Iterator[pa.Table]:
-    """One-row tables. `finished` is fixed at the start, so that a retry yields the same ones.
+    """One-row tables, made ahead: Ray Data takes a few a second only while its actors are busy."""
+    return run_ahead(_make_rows(job, finished))
 
-    The listing runs ahead, since Ray Data takes a few rows a second only while its actors are busy.
-    """
+
+def _make_rows(job: ShardJob, finished: frozenset[int]) -> Generator[pa.Table, None, None]:
+    """`finished` is fixed at the start, so that a retry yields the same ones."""
     source, output = stores_of(job)
     watch = Stopwatch()
-    for shard in run_ahead(iterate_shards(source, output, shard_size=job.shard_size)):
+    for shard in iterate_shards(source, output, shard_size=job.shard_size):
         watch.lap("list")
         if shard not in finished:
             yield pa.table({"shard": [shard], "seconds": [take_seconds(watch)]})
-            watch.skip()  # Ray Data may have paused the listing

@@ -208,7 +208,7 @@ def part_name(shard: int) -> str:
 
 
 def list_numbered(output: Store, prefix: str, pattern: re.Pattern[str]) -> dict[int, ObjectInfo]:
-    """What begins with `prefix` and matches, by the number in its name, in order."""
+    """Objects whose name begins with `prefix` and matches, by the number in it, in order."""
     infos = (info for page in output.list(prefix) for info in page)
     return {int(match[1]): info for info in infos if (match := pattern.fullmatch(info.name))}
 

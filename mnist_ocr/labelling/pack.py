@@ -105,7 +105,8 @@ def pack(
     packing_started = monotonic()
     build = partial(_add_packer, job=job, num_actors=num_actors)
     packed = map(PackReceipt.decode, run_shards(job, frozenset(finished), seconds, build))
-    receipts += follow(packed, num_before, ListingMonitor(output, job.shard_size), on_progress)
+    listing = ListingMonitor(output, job.shard_size)
+    receipts += follow(packed, num_before, listing, on_progress)
     times = RunTimes(
         seconds=dict(seconds),
         wall_s=monotonic() - packing_started,

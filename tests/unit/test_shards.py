@@ -15,6 +15,7 @@ from mnist_ocr.labelling.predictions import encode_table
 from mnist_ocr.labelling.shards import MAX_FOOTER_BYTES, Receipt, read_images, read_receipts
 from mnist_ocr.local_store import LocalStore
 from mnist_ocr.storage import open_store
+from mnist_ocr.traffic import Traffic
 
 
 class CountingStore(LocalStore):
@@ -72,10 +73,10 @@ def parts(tmp_path: Path) -> LocalStore:
     """The Parquet files of two shards, one of them larger than what is read of it."""
     store = LocalStore(str(tmp_path / "out"))
     for shard, num_rows in enumerate((10, 60_000)):
-        receipt = Receipt(shard, num_rows, num_rows, 0, {"ok": num_rows})
+        receipt = Receipt(shard, num_rows, 0, {"ok": num_rows}, Traffic(num_requests=num_rows))
         noise = np.random.default_rng(0).bytes(8 * num_rows)
         table = pa.table({"id": np.frombuffer(noise, np.int64)})
-        store.write(manifest.part_name(shard), encode_table(table, {"receipt": vars(receipt)}))
+        store.write(manifest.part_name(shard), encode_table(table, {"receipt": receipt.encode()}))
     return store
 
 
