@@ -168,7 +168,7 @@ class S3Store(Store):
             request["ContinuationToken"] = response["NextContinuationToken"]
 
     def _list_page(self, request: dict[str, Any]) -> dict[str, Any]:
-        response = self._request(
+        response: dict[str, Any] = self._request(
             lambda clients: clients.botocore.list_objects_v2(**request),
             lambda error: self._errors.for_folder("list", error),
             RETRY_TIMEOUT_S if self._has_been_listed else LIST_RETRY_TIMEOUT_S,
