@@ -46,7 +46,7 @@ class LocalStore(Store):
             with os.scandir(path) as scan:
                 # code points sort as UTF-8 does, and with its slash "b/" comes after "b.png", as
                 # the key "b/x.png" does in a bucket
-                entries = sorted((e.name + "/" * _is_folder(e), e) for e in scan)
+                entries = {e.name + "/" * _is_folder(e): e for e in scan}
         except FileNotFoundError:
             return  # no such prefix
         except OSError as error:
@@ -58,7 +58,8 @@ class LocalStore(Store):
         if inode in ancestors:
             return  # a symbolic link that leads back up
         page: Page = []
-        for name, entry in entries:
+        for name in sorted(entries):
+            entry = entries[name]
             if name.endswith("/"):
                 yield page
                 yield from self._walk(folder + name, ancestors | {inode}, page_size)
