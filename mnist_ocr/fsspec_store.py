@@ -97,7 +97,15 @@ class FsspecStore(Store):
         except PermissionError as error:
             raise ObjectError("forbidden", f"No permission to read {self.uri_of(name)}.") from error
         except Exception as error:
-            raise self._failed("read", error) from error
+            raise self._explain(name, error) from error
+
+    def _explain(self, name: str, error: Exception) -> Exception:
+        """HTTP tells what is wrong with an object from what is wrong with its server."""
+        status = getattr(error, "status", None)
+        if not isinstance(status, int) or not 400 <= status < 500 or status == 429:
+            return self._failed("read", error)
+        kind = {401: "forbidden", 403: "forbidden", 410: "missing"}.get(status, "unreadable")
+        return ObjectError(kind, f"The server answers {status} for {self.uri_of(name)}.")
 
     def write(self, name: str, data: bytes) -> None:
         """One put; atomic where the file system's own put is."""

@@ -46,7 +46,7 @@ class LocalStore(Store):
             with os.scandir(path) as scan:
                 # code points sort as UTF-8 does, and with its slash "b/" comes after "b.png", as
                 # the key "b/x.png" does in a bucket
-                entries = {e.name + "/" * _is_folder(e): e for e in scan}
+                names = sorted(entry.name + "/" * _is_folder(entry) for entry in scan)
         except FileNotFoundError:
             return  # no such prefix
         except OSError as error:
@@ -58,15 +58,14 @@ class LocalStore(Store):
         if inode in ancestors:
             return  # a symbolic link that leads back up
         page: Page = []
-        for name in sorted(entries):
-            entry = entries[name]
+        for name in names:
             if name.endswith("/"):
                 yield page
                 yield from self._walk(folder + name, ancestors | {inode}, page_size)
                 page = []
                 continue
             try:
-                status = entry.stat()
+                status = os.stat(path + name)  # noqa: PTH116
             except OSError:  # a broken link, or gone since: listed, so that it gets its row
                 page.append(ObjectInfo(folder + name, 0, BROKEN_LINK))
                 continue

@@ -3,37 +3,28 @@
 botocore finds credentials, region and endpoint as every AWS tool does (`AWS_PROFILE`,
 `AWS_ENDPOINT_URL`, instance roles, ...) and returns every key as it is; obstore carries the many
 small GETs at 13 times the rate of `s3fs.cat`, but cannot express keys like `a//b` (those few go
-through botocore). Both go through `_request`, which paces, repeats and counts.
+through botocore). All go through `S3Requests`, which paces, repeats and counts.
 """
 
 import contextlib
-import random
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from itertools import count
-from typing import Any, TypeVar
+from typing import Any
 
 import obstore
 from botocore.exceptions import ClientError
 from obstore.exceptions import BaseError
 
 from mnist_ocr.errors import ObjectError, UsageError
-from mnist_ocr.pacing import MAX_IN_FLIGHT, Pacer
-from mnist_ocr.s3_clients import S3Clients, connect, find_region
-from mnist_ocr.s3_errors import (
-    FAILURES,
-    ErrorSorter,
-    error_code,
-    is_outage,
-    is_region_wrong,
-    is_throttled,
-)
+from mnist_ocr.pacing import MAX_IN_FLIGHT
+from mnist_ocr.s3_clients import S3Clients
+from mnist_ocr.s3_errors import ErrorSorter, error_code
 from mnist_ocr.s3_listing import read_page
+from mnist_ocr.s3_requests import RETRY_TIMEOUT_S, S3Requests
 from mnist_ocr.storage import PAGE_SIZE, ByteRange, ObjectInfo, Store, check_size
+from mnist_ocr.traffic import Traffic
 
 MAX_LANES = 32
 """Pages of a listing in flight: S3 takes 0.1 to 0.3 s for one, the client 4 ms."""
@@ -41,20 +32,14 @@ MAX_LANES = 32
 MAX_BYTES_AHEAD = 256 * 1024**2
 """Bytes fetched and not yet taken, so that large files do not fill a worker's memory."""
 
-RETRY_TIMEOUT_S = 40
-"""Seconds for which a request is repeated while the store fails: SlowDown, restarts, no network."""
+UNKNOWN_BYTES = 8 * 1024**2
+"""What an object of unknown size is taken for."""
 
 LIST_RETRY_TIMEOUT_S = 4
-"""The same for a listing until its first answer: its URI may be wrong."""
-
-FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.1, 5.0
-"""Before a request is repeated; doubled each time, and drawn from 0 up to it ("full jitter",
-Brooker, AWS Architecture Blog, 2015)."""
+"""Seconds for which a listing is repeated until its first answer: its URI may be wrong."""
 
 MULTIPART_BYTES = 16 * 1024**2
 """Objects above this are written in parts: one that fails is repeated alone."""
-
-T = TypeVar("T")
 
 
 class S3Store(Store):
@@ -76,77 +61,14 @@ class S3Store(Store):
         self._folder = f"{folder}/" if folder else ""
         if not self._bucket:
             raise UsageError(f"No bucket in {uri!r}. Write s3://bucket/prefix.")
-        self._anonymous = anonymous
-        self._clients = connect(uri, self._bucket, anonymous=anonymous)
-        self._errors = ErrorSorter(uri, self._bucket, self._clients.endpoint)
-        self._pacer = Pacer()
+        self._requests = S3Requests(uri, self._bucket, anonymous=anonymous)
+        self._errors = ErrorSorter(uri, self._bucket, self._requests.clients.endpoint)
         self._has_been_listed = False
-        self._lock = threading.Lock()
         self._threads: ThreadPoolExecutor | None = None
 
-    def _request(
-        self,
-        send: Callable[[S3Clients], T],
-        explain: Callable[[Exception], Exception],
-        outage_timeout_s: float = RETRY_TIMEOUT_S,
-    ) -> T:
-        """One request, at the store's pace, repeated while it is overloaded or away.
-
-        Args:
-            send: Sends it.
-            explain: The error of one that failed for good.
-            outage_timeout_s: How long to repeat what gets no answer.
-        """
-        started = time.monotonic()
-        for attempt in count():
-            self._pacer.wait()
-            clients, sent = self._clients, time.monotonic()
-            try:
-                result = send(clients)
-            except ObjectError:
-                self._count_answer(sent, 0)
-                raise
-            except FAILURES as error:
-                throttled = is_throttled(error)
-                self._count_failure(throttled)
-                if is_region_wrong(error) and self._move(clients, error):
-                    continue
-                patience_s = RETRY_TIMEOUT_S if throttled else outage_timeout_s
-                is_over = time.monotonic() - started > patience_s
-                if is_over or not (throttled or is_outage(error)):
-                    raise explain(error) from error
-                backoff_s = min(FIRST_BACKOFF_S * 2**attempt, MAX_BACKOFF_S)
-                time.sleep(random.uniform(0, backoff_s))
-            else:
-                self._count_answer(sent, len(result) if isinstance(result, bytes) else 0)
-                return result
-        raise AssertionError
-
-    def _count_answer(self, sent: float, num_bytes: int) -> None:
-        seconds = time.monotonic() - sent
-        self._pacer.note_answer(seconds)
-        with self._lock:
-            self.traffic.count_answer(seconds, num_bytes)
-
-    def _count_failure(self, throttled: bool) -> None:
-        if throttled:
-            self._pacer.note_throttled()
-        with self._lock:
-            self.traffic.num_requests += 1
-            self.traffic.num_throttled += throttled
-
-    def _move(self, asked: S3Clients, error: Exception) -> bool:
-        """Connect to the region that the bucket lies in; whether there is another one to try."""
-        with self._lock:
-            if self._clients is not asked:
-                return True  # another thread has moved
-            region = find_region(asked, self._bucket, error)
-            if region in {None, asked.region}:
-                return False
-            self._clients = connect(
-                self.uri, self._bucket, anonymous=self._anonymous, region=region
-            )
-            return True
+    def take_traffic(self) -> Traffic:
+        """What requests have come to since this was last called."""
+        return self._requests.take_traffic()
 
     def list(
         self, prefix: str = "", start_after: str = "", page_size: int = PAGE_SIZE
@@ -168,7 +90,7 @@ class S3Store(Store):
             request["ContinuationToken"] = response["NextContinuationToken"]
 
     def _list_page(self, request: dict[str, Any]) -> dict[str, Any]:
-        response: dict[str, Any] = self._request(
+        response: dict[str, Any] = self._requests.send(
             lambda clients: clients.botocore.list_objects_v2(**request),
             lambda error: self._errors.for_folder("list", error),
             RETRY_TIMEOUT_S if self._has_been_listed else LIST_RETRY_TIMEOUT_S,
@@ -189,7 +111,9 @@ class S3Store(Store):
             return bytes(response.bytes())
 
         try:
-            return self._request(send, self._explain(name))
+            return self._requests.send(send, self._explain(name))
+        except UsageError:
+            raise
         except ValueError:  # obstore has no path for this key: "a//b", "a/../b", a line break
             return self._read_any_key(name, etag, max_bytes)
 
@@ -228,7 +152,7 @@ class S3Store(Store):
                 check_size(self.uri_of(name), response["ContentLength"], max_bytes)
                 return bytes(body.read())
 
-        return self._request(send, self._explain(name))
+        return self._requests.send(send, self._explain(name))
 
     def read_many(
         self, objects: Sequence[ObjectInfo], max_bytes: int | None = None
@@ -249,8 +173,9 @@ class S3Store(Store):
         ahead = deque[tuple[int, Future[bytes | ObjectError]]]()
         bytes_ahead = 0
         for size, read in reads:
+            size = size if size >= 0 else UNKNOWN_BYTES
             while ahead and (
-                len(ahead) >= self._pacer.max_in_flight or bytes_ahead + size > MAX_BYTES_AHEAD
+                len(ahead) >= self._requests.max_in_flight or bytes_ahead + size > MAX_BYTES_AHEAD
             ):
                 taken, content = ahead.popleft()
                 bytes_ahead -= taken
@@ -265,7 +190,7 @@ class S3Store(Store):
         if {"", ".", ".."} & set(key.split("/")):
             # obstore would write elsewhere than `read` and `list` look
             raise UsageError(f"Cannot write {self.uri_of(name)}: '//' or a dot as a folder's name.")
-        self._request(
+        self._requests.send(
             lambda clients: obstore.put(
                 clients.obstore, key, data, use_multipart=len(data) > MULTIPART_BYTES
             ),
@@ -275,4 +200,4 @@ class S3Store(Store):
     def delete(self, name: str) -> None:
         """One DELETE."""
         with contextlib.suppress(FileNotFoundError, BaseError):
-            obstore.delete(self._clients.obstore, self._folder + name)
+            obstore.delete(self._requests.clients.obstore, self._folder + name)

@@ -1,5 +1,7 @@
 """What integration and chaos tests share: one single-node Ray, real S3 servers, a small model."""
 
+import json
+import os
 import socket
 import subprocess
 import sys
@@ -8,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import boto3
 import numpy as np
@@ -119,6 +122,17 @@ def ray_session(rclone_server: S3Server, tmp_path_factory: pytest.TempPathFactor
         patch.setenv("RAY_ADDRESS", context.address_info["address"])  # for commands that tests run
         yield context.address_info["address"]
         ray.shutdown()
+
+
+def label_at(endpoint: str, *arguments: str) -> dict[str, Any]:
+    """The command on the cluster of all tests, its workers with a store of their own."""
+    job = {"runtime_env": {"env_vars": {"AWS_ENDPOINT_URL": endpoint}}}
+    environment = {"AWS_ENDPOINT_URL": endpoint, "RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps(job)}
+    command = [sys.executable, "-m", "mnist_ocr", "label", *arguments]
+    done = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | environment
+    )
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="session")

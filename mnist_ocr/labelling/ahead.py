@@ -13,7 +13,7 @@ def run_ahead(items: Generator[T, None, None]) -> Iterator[T]:
 
     Closing what is returned closes `items`, behind the item that is being made.
     """
-    queue = SimpleQueue[tuple[T] | Exception | None]()
+    queue = SimpleQueue[tuple[T] | BaseException | None]()
     stop = Event()
 
     def run() -> None:
@@ -24,14 +24,14 @@ def run_ahead(items: Generator[T, None, None]) -> Iterator[T]:
                     break
             items.close()
             queue.put(None)
-        except Exception as error:
+        except BaseException as error:  # else the taker would wait for ever
             queue.put(error)
 
     thread = Thread(target=run, name="ahead", daemon=True)
     thread.start()
     try:
         while (made := queue.get()) is not None:
-            if isinstance(made, Exception):
+            if isinstance(made, BaseException):
                 raise made
             yield made[0]
     finally:

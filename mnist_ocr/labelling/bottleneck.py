@@ -40,17 +40,19 @@ class RunTimes:
     def _cpu_load(self) -> float:
         return sum(self.load(name) for name in STAGES if not (self.num_gpus and name == "predict"))
 
-    def find_limit(self, traffic: Traffic) -> str:
+    def find_limit(self, traffic: Traffic, *, can_pack: bool = True) -> str:
         """One sentence: what took most, and the flag or resource that would move it.
 
         Args:
             traffic: Of the run's reading.
+            can_pack: Whether reading from archives instead is a way.
         """
+        is_remote, has_objects = bool(traffic.latencies), traffic.num_requests > self.num_images / 2
+        pack = "read them from archives (mnist-ocr pack)" if can_pack and has_objects else ""
         throttled = traffic.num_throttled / max(traffic.num_requests, 1)
         if throttled > THROTTLED_SHARE:
-            return (
-                f"the store, which refused {throttled:.0%} of the requests (503): spread images "
-                "over more prefixes, or read them from archives (mnist-ocr pack)."
+            return f"the store, which refused {throttled:.0%} of the requests (503): " + _join(
+                "spread the images over more prefixes", pack
             )
         if self.num_gpus and self.load("predict") > max(self._cpu_load, self.load("idle")):
             return "predict, on the GPUs: add GPUs."
@@ -59,10 +61,11 @@ class RunTimes:
             stages.remove("predict")
         name = max(stages, key=self.load)
         if name == "idle" and self.seconds.get("list", 0) > self.wall_s / 2:
-            return (
-                "list: workers waited for it. Pass an S3 Inventory, or archives (mnist-ocr pack)."
-            )
-        return f"{name}, {self.load(name):.0%} of the time: {_REMEDIES[name]}"
+            return "list, which workers waited for: " + _join("pass an S3 Inventory", pack)
+        remedies = _REMEDIES.get(name, "")
+        if name == "fetch":
+            remedies = _join(pack, "add nodes") if is_remote else "add cores, or a faster disk."
+        return f"{name}, {self.load(name):.0%} of the time: {remedies}"
 
     def format(self) -> str:
         """A line per stage."""
@@ -78,8 +81,11 @@ class RunTimes:
         return "\n".join([*lines, f"  {'idle':<24}{self.load('idle'):>6.0%}"])
 
 
+def _join(*remedies: str) -> str:
+    return ", or ".join(filter(None, remedies)) + "."
+
+
 _REMEDIES = {
-    "fetch": "read the images from archives (mnist-ocr pack), or add nodes.",
     "decode": "add cores.",
     "canonicalise": "add cores.",
     "predict": "add cores or GPUs, or label with a smaller model (train --recipe tiny).",

@@ -41,7 +41,10 @@ class FolderSource(Source):
         self._store = store
         self._only = only
         self._max_lanes = store.max_lanes if only is None else 1
-        self._regex = re.compile(glob_translate(pattern)) if pattern else None
+        try:
+            self._regex = re.compile(glob_translate(pattern)) if pattern else None
+        except (ValueError, re.error) as error:
+            raise UsageError(f"{store.uri_of(str(pattern))} is no pattern: {error}.") from error
         self._prefix = WILDCARD.split(pattern, maxsplit=1)[0] if pattern else ""
 
     def uri_of(self, name: str) -> str:

@@ -44,8 +44,7 @@ def label(
 ) -> LabelSummary:
     """Label every image of a folder or bucket, or what an earlier run of the job left over.
 
-    Starts Ray on this machine unless the process is connected to a cluster, or `RAY_ADDRESS` names
-    one.
+    Starts Ray on this machine unless there is a cluster to join (session.py).
 
     Raises:
         UsageError: the input, output or model cannot be used; mostly found before anything is
@@ -72,8 +71,8 @@ def label(
     if is_new:
         write_job(output, job)
 
-    receipts = list(read_receipts(output, list(finished.values())))
-    num_before = sum(receipt.num_images for receipt in receipts)
+    earlier = list(read_receipts(output, list(finished.values())))
+    num_before = sum(receipt.num_images for receipt in earlier)
     seconds = Counter[str]()
     labelling_started = monotonic()
     labelled = label_shards(
@@ -85,18 +84,18 @@ def label(
         num_gpus_per_actor=num_gpus_per_actor,
     )
     listing = ListingMonitor(output, job.shard_size)
-    receipts += follow(labelled, num_before, listing, on_progress)
+    receipts = list(follow(labelled, num_before, listing, on_progress))
     times = RunTimes(
         seconds=dict(seconds),
         wall_s=monotonic() - labelling_started,
         num_cpus=cluster["CPU"] if num_gpus_per_actor else num_actors,
         num_gpus=num_actors * num_gpus_per_actor,
-        num_images=sum(receipt.num_images for receipt in receipts) - num_before,
+        num_images=sum(receipt.num_images for receipt in receipts),
     )
     summary = LabelSummary(
-        **add_up(job, receipts, times, monotonic() - started),
+        **add_up(job, earlier, receipts, times, monotonic() - started),
         model_sha256=job.model_sha256,
-        num_accepted=sum(receipt.num_accepted for receipt in receipts),
+        num_accepted=sum(receipt.num_accepted for receipt in [*earlier, *receipts]),
     )
     write_summary(output, summary)
     return summary

@@ -32,9 +32,9 @@ FIRST_SHARD_SIZE = 1024
 """Images in each of the first two shards; then two of twice as many, and so on up to the job's
 shard size: a small job is shared evenly, and a large one shows results at once."""
 
-NUM_SERIAL_SHARDS = 4
-"""From then on, 6,144 objects, a listing has several lanes; splitting takes longer than to list a
-few pages."""
+SPLIT_AT, SPLIT_INTERVAL = range(4, 16), 16
+"""Shards before which lanes are split: from 6,144 objects on, since splitting takes longer than to
+list a few pages, and then rarely, since lanes of few large archives are probed in vain."""
 
 MAX_PROBE_BYTES = 1024**2
 """Larger objects are not fetched merely to see whether that is allowed."""
@@ -68,7 +68,7 @@ class ManifestShard:
 
     def objects(self, source: Source) -> list[ObjectInfo]:
         """The rows as the source knows them."""
-        skip = len(source.uri_of(""))
+        skip = len(_escape(source.uri_of("")))
         columns = (self.table[name].to_pylist() for name in ("path", "size", "etag"))
         return [
             ObjectInfo(_unescape(path[skip:]), size, etag)
@@ -121,7 +121,7 @@ def iterate_shards(source: Source, output: Store, *, shard_size: int) -> Generat
         frontier = last.frontier
     with Listing(source, frontier) as listing:
         while True:
-            if next_shard >= NUM_SERIAL_SHARDS:
+            if next_shard in SPLIT_AT or (next_shard % SPLIT_INTERVAL == 0 and next_shard):
                 listing.split()
             rows = listing.take(size_of_shard(next_shard, shard_size))
             if not rows:
@@ -234,12 +234,18 @@ def _encode(
     return bytes(sink.getvalue())
 
 
+ESCAPED = "\\udc5cudc"
+"""What a name that really contains `\\udc` has in its place: an escaped backslash."""
+
+
 def _escape(path: str) -> str:
     """A file name that is not UTF-8 holds lone surrogates, which a string column cannot."""
+    path = path.replace("\\udc", ESCAPED)
     return path if path.isascii() else path.encode(errors="backslashreplace").decode()
 
 
 def _unescape(path: str) -> str:
     if "\\udc" not in path:
         return path
-    return re.sub(r"\\udc([89a-f][0-9a-f])", lambda byte: chr(0xDC00 + int(byte[1], 16)), path)
+    path = re.sub(r"\\udc([89a-f][0-9a-f])", lambda byte: chr(0xDC00 + int(byte[1], 16)), path)
+    return path.replace(ESCAPED, "\\udc")

@@ -66,8 +66,7 @@ def pack(
 ) -> PackSummary:
     """Copy every object of an input into shards, or what an earlier run of the job left over.
 
-    Starts Ray on this machine unless the process is connected to a cluster, or `RAY_ADDRESS` names
-    one.
+    Starts Ray on this machine unless there is a cluster to join (session.py).
 
     Raises:
         UsageError: the input or output cannot be used; mostly found before anything is written, and
@@ -99,25 +98,25 @@ def pack(
     if is_new:
         write_job(output, job)
 
-    receipts = list(read_receipts(output, finished))
-    num_before = sum(receipt.num_images for receipt in receipts)
+    earlier = list(read_receipts(output, finished))
+    num_before = sum(receipt.num_images for receipt in earlier)
     seconds = Counter[str]()
     packing_started = monotonic()
     build = partial(_add_packer, job=job, num_actors=num_actors)
     packed = map(PackReceipt.decode, run_shards(job, frozenset(finished), seconds, build))
     listing = ListingMonitor(output, job.shard_size)
-    receipts += follow(packed, num_before, listing, on_progress)
+    receipts = list(follow(packed, num_before, listing, on_progress))
     times = RunTimes(
         seconds=dict(seconds),
         wall_s=monotonic() - packing_started,
         num_cpus=num_actors,
         num_gpus=0,
-        num_images=sum(receipt.num_images for receipt in receipts) - num_before,
+        num_images=sum(receipt.num_images for receipt in receipts),
     )
     summary = PackSummary(
-        **add_up(job, receipts, times, monotonic() - started),
-        num_files=sum(receipt.num_files for receipt in receipts),
-        packed_bytes=sum(receipt.packed_bytes for receipt in receipts),
+        **add_up(job, earlier, receipts, times, monotonic() - started, can_pack=False),
+        num_files=sum(receipt.num_files for receipt in [*earlier, *receipts]),
+        packed_bytes=sum(receipt.packed_bytes for receipt in [*earlier, *receipts]),
     )
     write_summary(output, summary)
     return summary

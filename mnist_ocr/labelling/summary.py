@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -51,7 +51,7 @@ class JobSummary:
     statuses: dict[str, int]
     """Rows by status."""
     requests_per_image: float
-    """Of reading the images, over all runs of the job, as are the next four."""
+    """Of reading the images, listing apart, over all runs of the job, as are the next four."""
     num_throttled: int
     """Requests that the store answered with 503, and that were repeated."""
     num_bytes: int
@@ -71,7 +71,10 @@ class JobSummary:
 
     def format_run(self) -> str:
         """Requests, times and the limit, for a person."""
-        reading = f"{self.requests_per_image:.4f} requests an image, {self.num_bytes / 1e6:,.1f} MB"
+        reading = (
+            f"listing apart, {self.requests_per_image:.4f} requests an image, "
+            f"{self.num_bytes / 1e6:,.1f} MB"
+        )
         if self.latency_p50_s and self.latency_p99_s:
             reading += (
                 f"; half answered within {self.latency_p50_s * 1e3:.2g} ms, 99% within "
@@ -84,19 +87,27 @@ S = TypeVar("S", bound=JobSummary)
 
 
 def add_up(
-    job: ShardJob, receipts: Sequence[Receipt], times: RunTimes, wall_s: float
+    job: ShardJob,
+    earlier: Sequence[Receipt],
+    receipts: Sequence[Receipt],
+    times: RunTimes,
+    wall_s: float,
+    *,
+    can_pack: bool = True,
 ) -> dict[str, Any]:
     """The fields of a `JobSummary`.
 
     Args:
         job: What was done.
-        receipts: Of all shards, those of earlier runs, too.
+        earlier: Of the shards that earlier runs finished.
+        receipts: Of this run's shards.
         times: Of this run.
         wall_s: Of this run, with what came before and after the pipeline.
+        can_pack: Whether a person may be told to read from archives instead.
     """
-    traffic = Traffic()
-    for receipt in receipts:
-        traffic.add(receipt.traffic)
+    limit = times.find_limit(_add_traffic(receipts), can_pack=can_pack)
+    receipts = [*earlier, *receipts]
+    traffic = _add_traffic(receipts)
     num_images = sum(receipt.num_images for receipt in receipts)
     return {
         "output_uri": job.output_uri,
@@ -114,8 +125,15 @@ def add_up(
         "images_per_s": times.num_images / times.wall_s,
         "wall_s": wall_s,
         "times": times,
-        "limit": times.find_limit(traffic),
+        "limit": limit,
     }
+
+
+def _add_traffic(receipts: Iterable[Receipt]) -> Traffic:
+    traffic = Traffic()
+    for receipt in receipts:
+        traffic.add(receipt.traffic)
+    return traffic
 
 
 def read_summary(output: Store, kind: type[S]) -> S | None:

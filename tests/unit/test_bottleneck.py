@@ -17,14 +17,36 @@ def times(seconds: dict[str, float], **fields: Any) -> RunTimes:
     )
 
 
+def remote(**fields: int) -> Traffic:
+    """Of a store behind a network."""
+    traffic = Traffic(**fields)
+    traffic.latencies[80] = 1
+    return traffic
+
+
 @pytest.mark.parametrize(
     ("run", "traffic", "limit"),
     [
         (times(BUSY), Traffic(1000), "predict, 40% of the time: add cores or GPUs"),
-        (times(BUSY | {"fetch": 9.0}), Traffic(1000), "fetch, 45% of the time: read"),
-        (times(BUSY), Traffic(1000, 20), "the store, which refused 2% of the requests"),
+        (times(BUSY | {"fetch": 9.0}), Traffic(1000), "fetch, 45% of the time: add cores, or a"),
+        (
+            times(BUSY | {"fetch": 9.0}),
+            remote(num_requests=1000),
+            "fetch, 45% of the time: read them from archives (mnist-ocr pack), or add nodes.",
+        ),
+        (
+            times(BUSY | {"fetch": 9.0}),
+            remote(num_requests=10),
+            "fetch, 45% of the time: add nodes.",
+        ),
+        (
+            times(BUSY),
+            remote(num_requests=1000, num_throttled=20),
+            "the store, which refused 2% of the requests (503): spread the images over more "
+            "prefixes, or read them from archives (mnist-ocr pack).",
+        ),
         (times(BUSY, wall_s=60.0), Traffic(1000), "idle, 88% of the time: workers started"),
-        (times(BUSY | {"list": 50.0}, wall_s=60.0), Traffic(1000), "list: workers waited for it"),
+        (times(BUSY | {"list": 50.0}, wall_s=60.0), Traffic(1000), "list, which workers waited"),
         (times(BUSY, num_cpus=16, num_gpus=1), Traffic(1000), "predict, on the GPUs"),
         (
             times(BUSY | {"predict": 1.0}, num_cpus=1, num_gpus=1, wall_s=7.0),
@@ -36,6 +58,12 @@ def times(seconds: dict[str, float], **fields: Any) -> RunTimes:
 def test_limit_is_named_with_what_moves_it(run: RunTimes, traffic: Traffic, limit: str) -> None:
     """In one sentence."""
     assert run.find_limit(traffic).startswith(limit)
+
+
+def test_packing_does_not_advise_to_pack() -> None:
+    """Though it has many requests."""
+    run = times(BUSY | {"fetch": 9.0})
+    assert run.find_limit(remote(num_requests=1000), can_pack=False).endswith(": add nodes.")
 
 
 def test_stages_and_idle_add_up() -> None:

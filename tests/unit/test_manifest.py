@@ -241,3 +241,15 @@ def test_input_that_may_be_listed_but_not_read_is_said(source: Source) -> None:
     store.forbidden = ("0.png", "1.png", "2.png")
     with pytest.raises(UsageError, match=r"May list .* but not read it"):
         manifest.check_input(FolderSource(store))
+
+
+@pytest.mark.parametrize(
+    "name", [r"a\udc80.png", "b\udc80.png", r"c\udc.png", "d\udcff\\udcff.png"]
+)
+def test_names_that_look_escaped_are_kept(name: str, tmp_path: Path) -> None:
+    """Bytes that are not UTF-8, the text that stands for them, and both."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / name).write_bytes(b"1")
+    source, output = FolderSource(open_store(str(tmp_path / "in"))), open_store(str(tmp_path))
+    assert list(manifest.iterate_shards(source, output, shard_size=10)) == [0]
+    assert [info.name for info in manifest.read_shard(output, 0).objects(source)] == [name]

@@ -99,3 +99,9 @@ def test_output_within_the_input_is_noticed(
     (scans / "a.tar").write_bytes(b"")
     folder = str((scans / output).resolve())
     assert open_source(f"{scans}/{uri}").holds(folder) == holds
+
+
+def test_what_is_no_pattern_is_said(scans: Path) -> None:
+    """`**` stands for whole folders; one sentence, no traceback."""
+    with pytest.raises(UsageError, match=r"\*\*\.png is no pattern"):
+        open_source(f"{scans}/**.png")

@@ -58,7 +58,7 @@ def output(tmp_path: Path) -> Path:
         predictions = Predictions.build(probabilities, confidence, batch.status, batch.error)
         receipts.append(write_predictions(store, job, shard, rows, predictions, traffic))
     times = RunTimes(seconds={}, wall_s=1.0, num_cpus=1, num_gpus=0, num_images=10)
-    fields = add_up(job, receipts, times, wall_s=1.0)
+    fields = add_up(job, [], receipts, times, wall_s=1.0)
     write_summary(store, LabelSummary(**fields, model_sha256="ab", num_accepted=9))
     return folder
 
