@@ -31,7 +31,7 @@ class S3Server:
 
     endpoint: str
     root: Path | None = None
-    """Where rclone keeps its buckets: a folder that is put there becomes one."""
+    """Where rclone keeps its buckets, as folders."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -45,6 +45,12 @@ class S3Server:
             "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
             "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
         }
+
+    def make_bucket(self, name: str) -> Path:
+        """A bucket of rclone's, and the folder that it is: files put there are its objects."""
+        assert self.root is not None
+        self.client().create_bucket(Bucket=name)  # a folder alone it sees only if it never looked
+        return self.root / name
 
     def client(self):
         """A boto3 client with the right keys."""

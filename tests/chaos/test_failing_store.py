@@ -74,8 +74,7 @@ def test_throttled_job_settles_at_the_stores_limit(
     """503 for 30% of the requests, then for all above 200 a second: every row is ok."""
     for name, value in rclone_server.environment.items():
         monkeypatch.setenv(name, value)
-    rclone_server.client().create_bucket(Bucket="throttled")
-    folder = rclone_server.root / "throttled"
+    folder = rclone_server.make_bucket("throttled")
     for i in range(NUM_THROTTLED):
         image = digit_images[i % len(digit_images)]
         (folder / f"{i:04d}.png").write_bytes(cv2.imencode(".png", image)[1].tobytes())

@@ -36,9 +36,8 @@ def test_folder_bucket_and_evaluation_agree_to_the_last_image(
     trained = train(config)
     assert trained.test_accuracy > 0.94
 
-    assert rclone_server.root is not None
-    scans = rclone_server.root / "mnist/scans"  # the bucket and the folder are the same files
-    scans.mkdir(parents=True)
+    scans = rclone_server.make_bucket("mnist") / "scans"
+    scans.mkdir()
     images, labels = load_dataset(DatasetConfig(data_root=data_root)).test
     for i, image in enumerate(images):
         (scans / f"{i:05d}.png").write_bytes(cv2.imencode(".png", image)[1].tobytes())
