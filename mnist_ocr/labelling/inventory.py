@@ -15,7 +15,7 @@ from mnist_ocr.labelling.census import SAMPLE_SIZE, Census, Kind, limit_bytes, m
 from mnist_ocr.labelling.folders import FolderSource
 from mnist_ocr.labelling.key_space import LAST_CHARACTER, KeySpace, Part
 from mnist_ocr.labelling.sources import Source
-from mnist_ocr.storage import PAGE_SIZE, ObjectInfo, Page, Store, open_store
+from mnist_ocr.storage import PAGE_SIZE, ObjectInfo, Page, Store
 
 TIMEOUT_S = 60.0
 """Seconds after which listing, estimating, or listing an archive, makes do with what it has."""
@@ -69,8 +69,8 @@ def take_inventory(source: Source, max_objects: int) -> Inventory:
         UsageError: there is no such input, or it may not be listed.
         StorageUnreachableError: the store does not answer.
     """
-    is_folder = isinstance(source, FolderSource) and source.uri_of("") == f"{source.uri}/"
-    store = open_store(source.uri) if is_folder else None
+    is_folder = source.uri_of("") == f"{source.uri}/"
+    store = source._store if isinstance(source, FolderSource) and is_folder else None
     objects = _list_folder(store, source) if store else source.list()
     can_estimate = store is not None and source.uri.startswith("s3://")
     most = max_objects if can_estimate or not store else None

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from archives import encode_png, pack_tar, write_containers
 
+from mnist_ocr import storage
 from mnist_ocr.labelling import census, inventory
 from mnist_ocr.labelling.census import find_ending
 from mnist_ocr.labelling.inputs import open_source
@@ -46,6 +47,18 @@ def test_folder_is_counted_by_kind(tmp_path: Path) -> None:
     assert found.size_bytes == sum(file.stat().st_size for file in root.rglob("*.*"))
     names = {info.name for info in kinds[".tar"].sample}
     assert names == {f"200.tar::{i}.png" for i in range(200)}
+
+
+def test_folder_is_listed_as_it_was_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A public bucket without credentials: by the source's own store, which signs nothing."""
+    source = open_source(str(write_folder(tmp_path)))
+
+    def refuse(uri: str, **_: object) -> None:
+        pytest.fail(f"{uri} was opened again")
+
+    for module in (storage, inventory):
+        monkeypatch.setattr(module, "open_store", refuse, raising=False)
+    assert take_inventory(source, 1000).num_objects == 33
 
 
 def test_extensions_choose_objects_and_members(tmp_path: Path) -> None:
