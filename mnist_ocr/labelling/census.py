@@ -35,6 +35,11 @@ class Kind:
     sample: list[ObjectInfo] = field(default_factory=list)
     """Images, drawn at random; of an archive neighbours, as a worker reads them."""
 
+    @property
+    def is_listed_by_reading(self) -> bool:
+        """Archives without a directory."""
+        return self.is_archive and self.ending.endswith((".tar", ".tgz", ".gz"))
+
 
 class Census:
     """Objects by kind, with a sample of each."""

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from itertools import islice
 from statistics import mean, stdev
 from time import monotonic, process_time
+from typing import Any
 
-from mnist_ocr.labelling.archives import find_format
+from mnist_ocr.labelling.archives import find_format, open_archive
 from mnist_ocr.labelling.census import SAMPLE_SIZE, Census, Kind, limit_bytes, merge_rare
 from mnist_ocr.labelling.folders import FolderSource
 from mnist_ocr.labelling.key_space import LAST_CHARACTER, KeySpace, Part
+from mnist_ocr.labelling.locator import Locator
+from mnist_ocr.labelling.parquet_archive import open_parquet
 from mnist_ocr.labelling.sources import Source
 from mnist_ocr.storage import PAGE_SIZE, ObjectInfo, Page, Store
 
@@ -29,6 +32,10 @@ they are worth."""
 
 WANTED_ERROR = 0.05
 """Of the estimated number of objects, relative, at 95% confidence: no more descents are needed."""
+
+
+PROBED_BYTES = 64 * 1024**2
+"""Of what a compressed archive holds, to find out how well it compresses."""
 
 
 @dataclass(frozen=True)
@@ -156,23 +163,56 @@ def _estimate(space: KeySpace, source: Source) -> tuple[Census, float]:
 
 
 def _open_one(kind: Kind, store: Store, extensions: tuple[str, ...], max_objects: int) -> None:
-    """Let the archive of middle size, of those drawn, stand for its kind."""
-    infos = [info for info in kind.sample if info.size > 0]
+    """Let the archive of middle size, of those drawn that can be opened, stand for its kind."""
+    infos = sorted((i for i in kind.sample if i.size > 0), key=lambda info: info.size)
     if not infos:
         kind.num_images, kind.sample = kind.num_objects, []  # an archive of nothing is one row
         return
-    middle = sorted(infos, key=lambda info: info.size)[len(infos) // 2]
-    archive = FolderSource(store, extensions, only=middle.name)
+    middle = infos[len(infos) // 2]
     deadline = monotonic() + TIMEOUT_S
-    kind.sample = []
-    num_members = num_bytes = 0
-    for member in archive.list():
-        num_members += 1
-        num_bytes += max(member.size, 0)
-        if len(kind.sample) < SAMPLE_SIZE:
-            kind.sample.append(member)
-        if num_members == max_objects or monotonic() > deadline:
-            # not all of them: as many as their sizes let there be
-            num_members = max(num_members, round(num_members * middle.size / (num_bytes or 1)))
+    most = max_objects if kind.is_listed_by_reading else None  # a directory is at hand as a whole
+    for info in sorted(infos, key=lambda info: abs(info.size - middle.size)):
+        members, num_members = _list_archive(info, store, extensions, most, deadline)
+        is_damaged = [member.name for member in members] == [info.name]
+        if not is_damaged or monotonic() > deadline:
             break
-    kind.num_images = num_members * kind.size_bytes / middle.size
+    kind.sample = members
+    kind.num_images = num_members * kind.size_bytes / info.size
+
+
+def _list_archive(
+    info: ObjectInfo,
+    store: Store,
+    extensions: tuple[str, ...],
+    max_members: int | None,
+    deadline: float,
+) -> tuple[list[ObjectInfo], float]:
+    """The first members, and how many there are or, of a part that was listed, must be."""
+    members: list[ObjectInfo] = []
+    num_members = 0
+    entries = FolderSource(store, extensions, only=info.name).scan()
+    for num_seen, (member, is_chosen) in enumerate(entries, start=1):
+        num_members += is_chosen
+        if is_chosen and len(members) < SAMPLE_SIZE:
+            members.append(member)
+        if (num_seen == max_members or monotonic() > deadline) and member.name != info.name:
+            return members, num_members / _share_before(member, info, store)
+    return members, num_members
+
+
+def _share_before(member: ObjectInfo, info: ObjectInfo, store: Store) -> float:
+    """How much of an archive lies before a member's end."""
+    form = find_format(info.name)
+    assert form
+    position = Locator.parse(member.etag).position.partition("/")[0]
+    file: Any = open_archive(store.read_range, info)
+    with file:
+        if not form.locate:
+            num_rows: int = open_parquet(file).metadata.num_rows
+            return (int(position) + 1) / num_rows
+        _, end = form.locate(position, member.size)
+        if not form.is_gzipped:
+            return end / info.size
+        file.seek(min(end, PROBED_BYTES))
+        ratio: float = file.fileobj.tell() / file.tell()
+        return end * ratio / info.size

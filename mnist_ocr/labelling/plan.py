@@ -15,9 +15,6 @@ from mnist_ocr.labelling.measuring import Cost, Measurement, measure_kinds
 from mnist_ocr.labelling.range_reader import CHUNK_BYTES
 from mnist_ocr.labelling.reading import MAX_SPAN_BYTES
 
-LISTED_BY_READING = (".tar", ".tar.gz", ".tgz")
-"""Archives without a directory."""
-
 MANIFEST_CORE_S = 9e-6
 """Seconds of a core for an image's row of the manifest: 6 to write it, 3 to read it, microseconds,
 measured on an AMD EPYC (Zen 5)."""
@@ -135,8 +132,7 @@ def sum_up(
         num_puts=PUTS_PER_SHARD * num_shards,
         num_prefixes=max(inventory.num_prefixes, 1),
         transfer_bytes=sum(
-            kind.size_bytes * (2 if kind.ending in LISTED_BY_READING else 1)
-            for kind in inventory.kinds
+            kind.size_bytes * (2 if kind.is_listed_by_reading else 1) for kind in inventory.kinds
         ),
         list_core_s=inventory.list_core_s + inventory.num_images * MANIFEST_CORE_S,
         fetch_core_s=total("fetch"),
@@ -154,7 +150,7 @@ def count_gets(kind: Kind) -> float:
         return kind.num_objects
     num_shards = kind.num_images / LabelConfig.shard_size  # each asks anew
     reading = kind.num_objects + kind.size_bytes / MAX_SPAN_BYTES + num_shards
-    if kind.ending in LISTED_BY_READING:
+    if kind.is_listed_by_reading:
         return reading + kind.num_objects + kind.size_bytes / CHUNK_BYTES
     return reading + 2 * kind.num_objects
 

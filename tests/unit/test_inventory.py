@@ -1,10 +1,11 @@
 """What `plan` says of an input before anything of it is read."""
 
+import gzip
 from pathlib import Path
 
 import numpy as np
 import pytest
-from archives import encode_png, pack_tar, write_containers
+from archives import encode_png, pack_parquet, pack_tar, pack_zip, write_containers
 
 from mnist_ocr import storage
 from mnist_ocr.labelling import census, inventory
@@ -24,6 +25,19 @@ def write_folder(root: Path) -> Path:
         members = {f"{i}.png": png for i in range(number)}
         (root / f"{number}.tar").write_bytes(pack_tar(members))
     return root
+
+
+def write_archive(path: Path, num_members: int = 3000) -> None:
+    """Members of 300 bytes: less than their headers and padding in a tar."""
+    rng = np.random.default_rng(0)
+    members = {f"{i}.png": rng.bytes(300) for i in range(num_members)}
+    contents = {
+        "tar": lambda: pack_tar(members),
+        "gz": lambda: gzip.compress(pack_tar(members), mtime=0),
+        "zip": lambda: pack_zip(members),
+        "parquet": lambda: pack_parquet(list(members.values())),
+    }
+    path.write_bytes(contents[path.name.rpartition(".")[2]]())
 
 
 def take(uri: object, *extensions: str, max_objects: int = 1000) -> Inventory:
@@ -86,11 +100,38 @@ def test_archive_is_counted_by_member(name: str, tmp_path: Path) -> None:
         assert len(list(open_source(str(uri)).read_many(kind.sample))) == 40
 
 
-def test_archive_that_is_not_listed_to_its_end_goes_by_size(tmp_path: Path) -> None:
-    """Members of 4 kB, a thousand of which are too many to list."""
-    members = {f"{i}.png": bytes(4096) for i in range(1000)}
-    (tmp_path / "a.tar").write_bytes(pack_tar(members))
-    assert take(tmp_path, max_objects=50).num_images == pytest.approx(1000, rel=0.2)
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.zip", "a.parquet"])
+def test_archive_that_is_not_listed_to_its_end_goes_by_size(name: str, tmp_path: Path) -> None:
+    """A third of the members may be listed; headers and padding count."""
+    write_archive(tmp_path / name)
+    assert take(tmp_path, max_objects=1000).num_images == pytest.approx(3000, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.zip", "a.parquet"])
+def test_share_of_an_archive_before_a_member(name: str, tmp_path: Path) -> None:
+    """By the member's position: what is extrapolated from where time is up."""
+    write_archive(tmp_path / name)
+    store = storage.open_store(str(tmp_path))
+    info = store.find(name)
+    assert info
+    member = list(open_source(str(tmp_path)).list())[999]
+    # a zip has its directory at the end
+    assert inventory._share_before(member, info, store) == pytest.approx(1 / 3, rel=0.15)
+
+
+def test_damaged_archive_does_not_stand_for_others(tmp_path: Path) -> None:
+    """Unless all of them are."""
+    content = pack_tar({f"{i}.png": b"x" for i in range(100)})
+    for i in range(9):
+        (tmp_path / f"{i}.tar").write_bytes(content + bytes(512 * i))
+    middle = tmp_path / "4.tar"
+    middle.write_bytes(b"?" * middle.stat().st_size)
+    assert take(tmp_path).num_images == pytest.approx(900, rel=0.05)
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"?" * 1000)
+    found = take(tmp_path)
+    assert found.num_images == 9
+    assert len(found.kinds[0].sample) == 1
 
 
 def test_empty_archive_is_a_row(tmp_path: Path) -> None:
