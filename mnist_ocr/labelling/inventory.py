@@ -51,7 +51,7 @@ class Inventory:
     num_prefixes: int
     """Folders on top that were seen, 1 if there are none."""
     list_core_s: float
-    """Seconds of a core for listing all of it, as long as archives are not opened."""
+    """Seconds of a core for listing all of it, with the members of archives."""
 
     @property
     def num_objects(self) -> float:
@@ -97,7 +97,7 @@ def take_inventory(source: Source, max_objects: int) -> Inventory:
         list_core_s *= sum(kind.num_objects for kind in kinds) / max(num_listed, 1)
         for kind in kinds:
             if kind.is_archive:
-                _open_one(kind, store, source.extensions, max_objects)
+                list_core_s += _open_one(kind, store, source.extensions, max_objects)
     for kind in kinds:
         kind.sample = limit_bytes(kind.sample)
     kinds.sort(key=lambda kind: -kind.num_images)
@@ -162,42 +162,47 @@ def _estimate(space: KeySpace, source: Source) -> tuple[Census, float]:
     return census, max(error, MIN_ERROR)
 
 
-def _open_one(kind: Kind, store: Store, extensions: tuple[str, ...], max_objects: int) -> None:
-    """Let the archive of middle size, of those drawn that can be opened, stand for its kind."""
+def _open_one(kind: Kind, store: Store, extensions: tuple[str, ...], max_objects: int) -> float:
+    """Let the archive of middle size, of those drawn that can be opened, stand for its kind.
+
+    Returns:
+        Seconds of a core for listing all archives of the kind.
+    """
     infos = sorted((i for i in kind.sample if i.size > 0), key=lambda info: info.size)
     if not infos:
         kind.num_images, kind.sample = kind.num_objects, []  # an archive of nothing is one row
-        return
+        return 0.0
     middle = infos[len(infos) // 2]
     deadline = monotonic() + TIMEOUT_S
     most = max_objects if kind.is_listed_by_reading else None  # a directory is at hand as a whole
     for info in sorted(infos, key=lambda info: abs(info.size - middle.size)):
-        members, num_members = _list_archive(info, store, extensions, most, deadline)
+        archive = FolderSource(store, extensions, only=info.name)
+        cpu_started = process_time()
+        members, num_listed, last = _list_archive(archive, most, deadline)
+        core_s = process_time() - cpu_started
         is_damaged = [member.name for member in members] == [info.name]
         if not is_damaged or monotonic() > deadline:
             break
-    kind.sample = members
-    kind.num_images = num_members * kind.size_bytes / info.size
+    num_alike = kind.size_bytes / info.size
+    if last and last.name != info.name:  # there may be more
+        num_alike /= _share_before(last, info, store)
+    kind.sample, kind.num_images = members, num_listed * num_alike
+    return core_s * num_alike
 
 
 def _list_archive(
-    info: ObjectInfo,
-    store: Store,
-    extensions: tuple[str, ...],
-    max_members: int | None,
-    deadline: float,
-) -> tuple[list[ObjectInfo], float]:
-    """The first members, and how many there are or, of a part that was listed, must be."""
+    archive: Source, max_members: int | None, deadline: float
+) -> tuple[list[ObjectInfo], int, ObjectInfo | None]:
+    """The first members, how many were listed, and the last one of these if there may be more."""
     members: list[ObjectInfo] = []
-    num_members = 0
-    entries = FolderSource(store, extensions, only=info.name).scan()
-    for num_seen, (member, is_chosen) in enumerate(entries, start=1):
-        num_members += is_chosen
+    num_listed = 0
+    for num_seen, (member, is_chosen) in enumerate(archive.scan(), start=1):
+        num_listed += is_chosen
         if is_chosen and len(members) < SAMPLE_SIZE:
             members.append(member)
-        if (num_seen == max_members or monotonic() > deadline) and member.name != info.name:
-            return members, num_members / _share_before(member, info, store)
-    return members, num_members
+        if num_seen == max_members or monotonic() > deadline:
+            return members, num_listed, member
+    return members, num_listed, None
 
 
 def _share_before(member: ObjectInfo, info: ObjectInfo, store: Store) -> float:

@@ -1,7 +1,7 @@
 """How long a labelling job takes on some machines, and why not less: for `plan`.
 
-A job has several limits at once: cores, answers that are waited for, what the store gives, the
-network. They overlap, so that the slowest of them is what the job takes.
+A job has several limits at once: cores, the listing, answers that are waited for, what the store
+gives, the network. They overlap, so that the slowest of them is what the job takes.
 """
 
 from dataclasses import dataclass, replace
@@ -22,7 +22,8 @@ S3_LATENCY_S: Final = 0.1
 """Between a request and S3's answer: "roughly 100-200 milliseconds" for small objects (S3 user
 guide, "Performance design patterns")."""
 
-CORES, WAITING, REQUESTS, NETWORK = "cores", "waiting for data", "GETs per prefix", "network"
+CORES, LISTING, WAITING = "cores", "listing", "waiting for data"
+REQUESTS, NETWORK = "GETs per prefix", "network"
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,9 @@ class Workload:
     transfer_bytes: float
     """Archives that have to be read to be listed count twice."""
     list_core_s: float
-    """Seconds of a core for listing and the manifest; the next ones likewise."""
+    """Seconds of a core for listing and writing the manifest, which one process does."""
     fetch_core_s: float
+    """Seconds of a core in all workers; the next ones likewise."""
     fetch_wait_s: float
     """Seconds of a process for fetching, requests in flight: the core's and the waiting."""
     decode_core_s: float
@@ -99,6 +101,7 @@ def estimate(work: Workload, machines: Machines) -> Estimate:
     predict_s = 0.0 if machines.num_gpus else work.predict_core_s
     read_s = work.fetch_core_s + work.decode_core_s
     seconds = {CORES: (work.list_core_s + read_s + predict_s + work.write_core_s) / cpus}
+    seconds[LISTING] = work.list_core_s
     if work.fetch_wait_s > read_s:  # a worker decodes while it waits, and does nothing else
         seconds[WAITING] = (work.fetch_wait_s + predict_s + work.write_core_s) / cpus
     fee = None
@@ -137,6 +140,11 @@ def advise(limit: str, work: Workload, *, has_gpus: bool) -> str:
     if limit == WAITING:
         remedy = f"{pack}, or add cores" if is_single else "add cores, or come nearer to the store"
         return f"Waiting for data would limit it: {remedy}."
+    if limit == LISTING:
+        return (
+            "The listing would limit it: one process lists a job, and more machines do not speed "
+            "it up. Split the input into several jobs, which run side by side."
+        )
     if limit == NETWORK:
         return "The network would limit it: take instances with more bandwidth, or more of them."
     stages = {"fetching": work.fetch_core_s, "decoding": work.decode_core_s}

@@ -1,6 +1,7 @@
 """What `plan` says of an input before anything of it is read."""
 
 import gzip
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,17 @@ def test_share_of_an_archive_before_a_member(name: str, tmp_path: Path) -> None:
     member = list(open_source(str(tmp_path)).list())[999]
     # a zip has its directory at the end
     assert inventory._share_before(member, info, store) == pytest.approx(1 / 3, rel=0.15)
+
+
+def test_listing_takes_the_time_of_all_members(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second for the folder, and one for a third of an archive that stands for ten."""
+    for i in range(10):
+        write_archive(tmp_path / f"{i}.tar")
+    seconds = count()
+    monkeypatch.setattr(inventory, "process_time", lambda: float(next(seconds)))
+    assert take(tmp_path, max_objects=1000).list_core_s == pytest.approx(1 + 30, rel=0.05)
 
 
 def test_damaged_archive_does_not_stand_for_others(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from mnist_ocr.errors import UsageError
 from mnist_ocr.labelling.instances import INSTANCES, find_instance
 from mnist_ocr.labelling.limits import (
     CORES,
+    LISTING,
     NETWORK,
     REQUESTS,
     WAITING,
@@ -73,6 +74,15 @@ def test_a_worker_does_nothing_else_while_it_waits_but_decode() -> None:
     assert WAITING not in quick.hours
     assert quick.limit == CORES
     assert quick.advice.startswith("The cores would limit it, 56% of their time fetching: pack")
+
+
+def test_listing_is_one_process() -> None:
+    """100 million members of tars on 256 cores: they wait for 14 minutes of listing."""
+    work = replace(WORK, num_gets=10_000, fetch_wait_s=0, list_core_s=840)
+    found = estimate(work, replace(CLUSTER, num_cpus=256))
+    assert found.limit == LISTING
+    assert found.num_hours * 60 == pytest.approx(14)
+    assert "one process lists a job" in found.advice
 
 
 def test_network_limits_large_archives() -> None:

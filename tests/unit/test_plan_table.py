@@ -9,7 +9,7 @@ from mnist_ocr.labelling.census import Kind
 from mnist_ocr.labelling.inventory import Inventory
 from mnist_ocr.labelling.limits import Machines, estimate, move_to_s3
 from mnist_ocr.labelling.measuring import Cost, Measurement
-from mnist_ocr.labelling.plan import MANIFEST_CORE_S, Plan, count_gets, sum_up
+from mnist_ocr.labelling.plan import READ_ROW_CORE_S, WRITE_ROW_CORE_S, Plan, count_gets, sum_up
 from mnist_ocr.labelling.plan_table import (
     format_bytes,
     format_hours,
@@ -92,7 +92,8 @@ def test_workload_weighs_kinds_by_their_images() -> None:
     assert work.decode_core_s == pytest.approx(4e6 * 2e-5 + 1e6 * 1e-2)
     assert work.transfer_bytes == pytest.approx(6.8e9)
     assert work.num_prefixes == 1
-    assert work.list_core_s == pytest.approx(10 + 5_000_001 * MANIFEST_CORE_S)
+    assert work.list_core_s == pytest.approx(10 + 5_000_001 * WRITE_ROW_CORE_S)
+    assert work.fetch_core_s == pytest.approx(5e6 * COST.fetch + 5_000_001 * READ_ROW_CORE_S)
 
 
 @pytest.mark.parametrize(
