@@ -32,6 +32,9 @@ class Kind:
     num_images: float = 0
     """The objects themselves, or the members of archives."""
     is_archive: bool = False
+    num_in_stream: float = 0
+    """Images that are read from the first of them on, a compressed archive or a row group of
+    Parquet; 0 where each has a place of its own."""
     sample: list[ObjectInfo] = field(default_factory=list)
     """Images, drawn at random; of an archive neighbours, as a worker reads them."""
 

@@ -11,7 +11,7 @@ from statistics import mean, stdev
 from time import monotonic, process_time
 from typing import Any
 
-from mnist_ocr.labelling.archives import find_format, open_archive
+from mnist_ocr.labelling.archives import archive_of, find_format, open_archive
 from mnist_ocr.labelling.census import SAMPLE_SIZE, Census, Kind, limit_bytes, merge_rare
 from mnist_ocr.labelling.folders import FolderSource
 from mnist_ocr.labelling.key_space import LAST_CHARACTER, KeySpace, Part
@@ -100,6 +100,7 @@ def take_inventory(source: Source, max_objects: int) -> Inventory:
                 list_core_s += _open_one(kind, store, source.extensions, max_objects)
     for kind in kinds:
         kind.sample = limit_bytes(kind.sample)
+        kind.num_in_stream = _count_in_stream(kind, source)
     kinds.sort(key=lambda kind: -kind.num_images)
     return Inventory(kinds, error, num_requests, len(census.prefixes), list_core_s)
 
@@ -221,3 +222,21 @@ def _share_before(member: ObjectInfo, info: ObjectInfo, store: Store) -> float:
         file.seek(min(end, PROBED_BYTES))
         ratio: float = file.fileobj.tell() / file.tell()
         return end * ratio / info.size
+
+
+def _count_in_stream(kind: Kind, source: Source) -> float:
+    if not kind.is_archive or not kind.sample:
+        return 0.0
+    member = kind.sample[0]
+    locator = Locator.parse(member.etag)
+    form = find_format(archive_of(member.name)) if locator.position else None
+    if not form or (form.locate and not form.is_gzipped):
+        return 0.0
+    if form.is_gzipped:
+        return kind.num_images / kind.num_objects
+    store, name = source._locate(archive_of(member.name))
+    info = ObjectInfo(name, int(locator.position.rpartition("/")[2]), locator.etag)
+    with open_archive(store.read_range, info) as file:
+        footer = open_parquet(file).metadata
+        num_rows: int = footer.num_rows
+        return num_rows / float(footer.num_row_groups)

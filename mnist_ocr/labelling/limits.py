@@ -36,7 +36,7 @@ class Workload:
     num_puts: float
     num_prefixes: int
     transfer_bytes: float
-    """Archives that have to be read to be listed count twice."""
+    """Again what has to be read to be listed, and what is streamed once more for each shard."""
     list_core_s: float
     """Seconds of a core for listing and writing the manifest, which one process does."""
     fetch_core_s: float

@@ -124,7 +124,10 @@ def sum_up(
     read_rows_s = inventory.num_images * READ_ROW_CORE_S
 
     def total(stage: str) -> float:
-        return sum(kind.num_images * float(getattr(own.cost, stage)) for kind, own in pairs)
+        again = count_reads if stage.startswith("fetch") else lambda _: 1.0
+        return sum(
+            kind.num_images * again(kind) * float(getattr(own.cost, stage)) for kind, own in pairs
+        )
 
     return Workload(
         num_images=inventory.num_images,
@@ -133,7 +136,8 @@ def sum_up(
         num_puts=PUTS_PER_SHARD * num_shards,
         num_prefixes=max(inventory.num_prefixes, 1),
         transfer_bytes=sum(
-            kind.size_bytes * (2 if kind.is_listed_by_reading else 1) for kind in inventory.kinds
+            kind.size_bytes * (count_reads(kind) + kind.is_listed_by_reading)
+            for kind in inventory.kinds
         ),
         list_core_s=inventory.list_core_s + inventory.num_images * WRITE_ROW_CORE_S,
         fetch_core_s=total("fetch") + read_rows_s,
@@ -145,12 +149,21 @@ def sum_up(
     )
 
 
+def count_reads(kind: Kind) -> float:
+    """Times that workers read a kind's bytes.
+
+    A shard that begins within a stream reads what is before it again, half of it on average.
+    """
+    return 1 + kind.num_in_stream / LabelConfig.shard_size / 2
+
+
 def count_gets(kind: Kind) -> float:
     """Requests for a kind's bytes: one for an object, a few for an archive."""
     if not kind.is_archive:
         return kind.num_objects
     num_shards = kind.num_images / LabelConfig.shard_size  # each asks anew
-    reading = kind.num_objects + kind.size_bytes / MAX_SPAN_BYTES + num_shards
+    request_bytes = CHUNK_BYTES if kind.num_in_stream else MAX_SPAN_BYTES
+    reading = kind.num_objects + count_reads(kind) * kind.size_bytes / request_bytes + num_shards
     if kind.is_listed_by_reading:
         return reading + kind.num_objects + kind.size_bytes / CHUNK_BYTES
     return reading + 2 * kind.num_objects

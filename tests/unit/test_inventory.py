@@ -131,6 +131,22 @@ def test_listing_takes_the_time_of_all_members(
     assert take(tmp_path, max_objects=1000).list_core_s == pytest.approx(1 + 30, rel=0.05)
 
 
+@pytest.mark.parametrize(
+    ("name", "num_in_stream"),
+    [("digits.tar.gz", 80), ("binary.parquet", 80 / 3), ("digits.tar", 0), ("digits.zip", 0)],
+)
+def test_what_is_read_from_its_start_is_known(
+    name: str, num_in_stream: float, tmp_path: Path
+) -> None:
+    """A compressed archive, a row group of Parquet; in a folder and by itself."""
+    path = write_containers(tmp_path / "all", np.zeros((80, 28, 28), np.uint8))[name]
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / name).write_bytes(path.read_bytes())
+    for uri in (path, tmp_path / "one"):
+        (kind,) = take(uri).kinds
+        assert kind.num_in_stream == pytest.approx(num_in_stream)
+
+
 def test_damaged_archive_does_not_stand_for_others(tmp_path: Path) -> None:
     """Unless all of them are."""
     content = pack_tar({f"{i}.png": b"x" for i in range(100)})

@@ -6,10 +6,18 @@ from dataclasses import asdict, replace
 import pytest
 
 from mnist_ocr.labelling.census import Kind
+from mnist_ocr.labelling.config import LabelConfig
 from mnist_ocr.labelling.inventory import Inventory
 from mnist_ocr.labelling.limits import Machines, estimate, move_to_s3
 from mnist_ocr.labelling.measuring import Cost, Measurement
-from mnist_ocr.labelling.plan import READ_ROW_CORE_S, WRITE_ROW_CORE_S, Plan, count_gets, sum_up
+from mnist_ocr.labelling.plan import (
+    READ_ROW_CORE_S,
+    WRITE_ROW_CORE_S,
+    Plan,
+    count_gets,
+    count_reads,
+    sum_up,
+)
 from mnist_ocr.labelling.plan_table import (
     format_bytes,
     format_hours,
@@ -18,6 +26,7 @@ from mnist_ocr.labelling.plan_table import (
     format_seconds,
     format_usd,
 )
+from mnist_ocr.labelling.range_reader import CHUNK_BYTES
 
 COST = Cost(2e-4, 1e-3, 0.03, 2e-5, 1e-4, 4e-6)
 KINDS = [
@@ -82,6 +91,23 @@ def test_requests_of_archives() -> None:
     zips, tars = (Kind(ending, 1, size, 8192, is_archive=True) for ending in (".zip", ".tar"))
     assert count_gets(zips) == 1 + 10 + 1 + 2
     assert count_gets(tars) == 1 + 10 + 1 + 1 + 20
+
+
+def test_streams_are_read_again_by_each_shard() -> None:
+    """A compressed tar of 80 shards: each reads what is before it, requests, bytes, and time."""
+    stream = 80 * LabelConfig.shard_size
+    tar = Kind(".tar.gz", 2, 8e10, 2 * stream, is_archive=True, num_in_stream=stream)
+    assert count_reads(tar) == 41
+    assert count_gets(tar) == pytest.approx(41 * 8e10 / CHUNK_BYTES, rel=0.03)
+    work = sum_up(
+        Inventory([tar], 0.0, 1, 0, 10.0),
+        [tar],
+        [Measurement(COST, {"PNG": 64}, 300)],
+        is_on_s3=True,
+    )
+    assert work.transfer_bytes == pytest.approx(42 * 8e10)  # once to list it
+    assert work.fetch_wait_s == pytest.approx(2 * stream * (41 * COST.fetch_wait + 3e-6))
+    assert work.decode_core_s == pytest.approx(2 * stream * COST.decode)
 
 
 def test_workload_weighs_kinds_by_their_images() -> None:
