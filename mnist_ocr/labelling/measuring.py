@@ -8,11 +8,14 @@ import multiprocessing
 import os
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import cycle, islice
 from multiprocessing.synchronize import Barrier
 from statistics import mean, median
+from threading import BrokenBarrierError
 from time import perf_counter, process_time
 from typing import Any
 
@@ -24,7 +27,7 @@ from mnist_ocr.digits.batch import prepare_images
 from mnist_ocr.digits.classifier import DigitClassifier
 from mnist_ocr.digits.decoding import name_format
 from mnist_ocr.digits.model import Model
-from mnist_ocr.errors import ObjectError
+from mnist_ocr.errors import JobFailedError, ObjectError
 from mnist_ocr.labelling.census import Kind
 from mnist_ocr.labelling.inputs import open_source
 from mnist_ocr.labelling.predictions import build_table, digest_rows, encode_table
@@ -43,7 +46,7 @@ MAX_BATCH = 8192
 """Images that are decoded before they are predicted: a shard."""
 
 BARRIER_TIMEOUT_S = 120
-"""A process that does not come within it has died."""
+"""For a process to start, or to fetch and time a sample after which the next one begins."""
 
 
 @dataclass(frozen=True)
@@ -91,19 +94,37 @@ def measure_kinds(
 
     Raises:
         StorageUnreachableError: the store does not answer.
+        JobFailedError: a process died.
     """
     num_processes = min(os.cpu_count() or 1, MAX_PROCESSES)
     context = multiprocessing.get_context("spawn")  # a fork would copy locks of the store's threads
     barrier = context.Barrier(num_processes)
     arguments = (input_uri, extensions, anonymous, model, barrier)
-    with context.Pool(num_processes, _start_process, arguments) as pool:
-        results = [pool.map(_measure, [k.sample] * num_processes, chunksize=1) for k in kinds]
+    with ProcessPoolExecutor(num_processes, context, _start_process, arguments) as pool:
+        results = [_measure_together(pool, kind, num_processes) for kind in kinds]
     measurements = []
     for own in results:
         fields = Cost.__dataclass_fields__
         costs = {name: mean(getattr(one.cost, name) for one in own) for name in fields}
         measurements.append(replace(own[0], cost=Cost(**costs)))
     return measurements
+
+
+def _measure_together(pool: Executor, kind: Kind, num_processes: int) -> list[Measurement]:
+    """By each process: none takes a second task before all have met for their first."""
+    try:
+        futures = [pool.submit(_measure, kind.sample) for _ in range(num_processes)]
+        errors = [error for future in futures if (error := future.exception())]
+        # an error of one breaks the barrier for the others
+        for error in sorted(errors, key=lambda error: isinstance(error, BrokenBarrierError)):
+            raise error
+        return [future.result() for future in futures]
+    except BrokenProcessPool as error:
+        raise JobFailedError(
+            f"A process that read a sample of {kind.ending or 'files without an ending'} died: "
+            "too little memory, or a file that its decoder cannot bear. Give other --extensions, "
+            "or a machine with more memory."
+        ) from error
 
 
 class _Worker:
@@ -189,9 +210,13 @@ def _start_process(*arguments: Any) -> None:
 
 @cache
 def _worker() -> _Worker:
-    # not when the process starts: a pool replaces processes that fail there, for ever
+    # not when the process starts: there errors are printed, and all that is told is that it died
     return _Worker(*_arguments)
 
 
 def _measure(sample: Sequence[ObjectInfo]) -> Measurement:
-    return _worker().measure(sample)
+    try:
+        return _worker().measure(sample)
+    except Exception:
+        _arguments[-1].abort()
+        raise

@@ -1,7 +1,9 @@
 """`plan` of a folder and of a bucket on a real S3 server; no Ray is started for it."""
 
 import json
+import os
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -10,10 +12,14 @@ from archives import encode_png, pack_tar
 from services import S3Server
 
 from mnist_ocr import cli
+from mnist_ocr.digits.model import load_model
+from mnist_ocr.errors import JobFailedError, UsageError
+from mnist_ocr.labelling.census import Kind
 from mnist_ocr.labelling.config import PlanConfig
+from mnist_ocr.labelling.measuring import measure_kinds
 from mnist_ocr.labelling.plan import Plan, plan
 from mnist_ocr.labelling.plan_table import format_plan
-from mnist_ocr.storage import Store, open_store
+from mnist_ocr.storage import ObjectInfo, Store, open_store
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +137,41 @@ def test_command_prints_a_table_and_json_and_writes_nothing(
     assert document["num_images"] == 600
     assert document["estimates"][1]["machines"]["usd_per_hour"] == 4000
     assert sorted(scans.parent.rglob("*")) == before
+
+
+class Deadly:
+    """Ends the first process that unpickles it, as a decoder that crashes would."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return die_once, (self.mark,)
+
+
+def die_once(mark: Path) -> str:
+    try:
+        mark.mkdir()
+    except FileExistsError:
+        return "0/1.png"
+    os._exit(1)
+
+
+@pytest.mark.timeout(60)
+def test_process_that_dies_ends_the_plan(scans: Path, model_uri: str, tmp_path: Path) -> None:
+    """With what may have killed it; the others do not wait for it."""
+    info = ObjectInfo(cast(str, Deadly(tmp_path / "died")), 300, "")
+    kinds = [Kind(".png", 1, 300, 1, sample=[info])]
+    with pytest.raises(JobFailedError, match=r"a sample of \.png died: too little memory"):
+        measure_kinds(str(scans), (), load_model(model_uri), kinds)
+
+
+@pytest.mark.timeout(60)
+def test_error_of_one_process_is_told(scans: Path, model_uri: str) -> None:
+    """Rather than that the others waited for it."""
+    kinds = [Kind(".png", 1, 300, 1, sample=[ObjectInfo("0/1.png", 300, "")])]
+    with pytest.raises(UsageError, match="nosuch"):
+        measure_kinds("nosuch://bucket", (), load_model(model_uri), kinds)
 
 
 def test_cluster_that_is_named_is_asked(scans: Path, model_uri: str, ray_session: str) -> None:
