@@ -82,6 +82,13 @@ _arguments: tuple[Any, ...] = ()
 """What a process of the pool was started with; a pool has no other way to keep it for its tasks."""
 
 
+def count_cpus() -> int:
+    """CPUs that this process may use, where the system tells: in a container not all there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def measure_kinds(
     input_uri: str,
     extensions: tuple[str, ...],
@@ -96,7 +103,7 @@ def measure_kinds(
         StorageUnreachableError: the store does not answer.
         JobFailedError: a process died.
     """
-    num_processes = min(os.cpu_count() or 1, MAX_PROCESSES)
+    num_processes = min(count_cpus(), MAX_PROCESSES)
     context = multiprocessing.get_context("spawn")  # a fork would copy locks of the store's threads
     barrier = context.Barrier(num_processes)
     arguments = (input_uri, extensions, anonymous, model, barrier)

@@ -11,13 +11,16 @@ from mnist_ocr.labelling.instances import PRICES_OF, find_instance
 from mnist_ocr.labelling.inventory import Inventory, take_inventory
 from mnist_ocr.labelling.limits import Estimate, Machines, Workload, estimate, move_to_s3
 from mnist_ocr.labelling.manifest import check_input
-from mnist_ocr.labelling.measuring import Cost, Measurement, measure_kinds
+from mnist_ocr.labelling.measuring import Cost, Measurement, count_cpus, measure_kinds
 from mnist_ocr.labelling.range_reader import CHUNK_BYTES
 from mnist_ocr.labelling.reading import MAX_SPAN_BYTES
 
 WRITE_ROW_CORE_S, READ_ROW_CORE_S = 6e-6, 3e-6
 """Seconds of a core for an image's row of the manifest, measured on an AMD EPYC (Zen 5): to write
 it, which the listing does, and to read it, which the workers do."""
+
+THIS_MACHINE = "this machine"
+"""What stands in for a cluster if none is named."""
 
 PUTS_PER_SHARD = 2
 """Its part of the manifest, and its Parquet file."""
@@ -102,9 +105,12 @@ def plan(config: PlanConfig) -> Plan:
 
 
 def find_cluster() -> Machines:
-    """The Ray cluster that `RAY_ADDRESS` names, or else this machine."""
+    """The Ray cluster that `RAY_ADDRESS` names, or else this machine's CPUs.
+
+    Ray itself would also join a cluster that runs here, and use GPUs: only starting it would tell.
+    """
     if os.environ.get("RAY_ADDRESS", "local") == "local":
-        return Machines("this machine", os.cpu_count() or 1, 0, None, None)
+        return Machines(THIS_MACHINE, count_cpus(), 0, None, None)
     import ray
 
     from mnist_ocr.session import connect_ray

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from textwrap import fill
 
 from mnist_ocr.labelling.limits import Machines
-from mnist_ocr.labelling.plan import Plan
+from mnist_ocr.labelling.plan import THIS_MACHINE, Plan
 
 LABEL, CELL = 20, 32
 """Columns of a row's name, and of each estimate."""
@@ -89,7 +89,16 @@ def _write_notes(plan: Plan) -> Iterator[str]:
     bucket = "" if plan.is_on_s3 else "as if the objects lay in a bucket, "
     notes.append(
         f"EC2: {bucket}a vCPU taken for a core of this machine, data free within a region, prices "
-        f"about those of {plan.prices_of} (--usd-per-hour sets another). Ray's start comes on top."
+        f"about those of {plan.prices_of} (--usd-per-hour sets another)."
+    )
+    if plan.estimates[0].machines.name == THIS_MACHINE:
+        notes.append(
+            f"{THIS_MACHINE}: its CPUs, without GPUs; RAY_ADDRESS=auto asks a Ray cluster that "
+            "runs here, which label would join."
+        )
+    notes.append(
+        "Ray's start comes on top. Small jobs take up to twice as long besides: workers start one "
+        "after the other, and take whole shards, which come out uneven."
     )
     return (fill(note, MAX_WIDTH, subsequent_indent="  ") for note in notes)
 

@@ -1,6 +1,7 @@
 """A plan as a person reads it."""
 
 import json
+import os
 from dataclasses import asdict, replace
 
 import pytest
@@ -16,6 +17,7 @@ from mnist_ocr.labelling.plan import (
     Plan,
     count_gets,
     count_reads,
+    find_cluster,
     sum_up,
 )
 from mnist_ocr.labelling.plan_table import (
@@ -73,6 +75,27 @@ def test_table_fits_a_terminal_and_says_what_an_estimate_is() -> None:
     assert lines["expected"].split() == ["about", "46", "min", "about", "1", "min"]
     assert lines["instances"].split() == ["-", "$0.10"]
     json.dumps(asdict(build_plan()))
+
+
+def test_notes_say_what_comes_on_top_and_what_this_machine_is() -> None:
+    """Start, uneven shares; GPUs and clusters are not looked for."""
+    plan = build_plan()
+    text = " ".join(format_plan(plan).split())
+    assert "Ray's start comes on top. Small jobs take up to twice as long" in text
+    assert "this machine: its CPUs, without GPUs; RAY_ADDRESS=auto" in text
+    machines = replace(plan.estimates[0].machines, name="this cluster")
+    first = replace(plan.estimates[0], machines=machines)
+    assert "RAY_ADDRESS" not in format_plan(replace(plan, estimates=(first, plan.estimates[1])))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="not on this system")
+def test_this_machine_has_the_cpus_that_this_process_may_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A container's share, not all that there are; where Ray runs, it is asked."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7})
+    assert find_cluster().num_cpus == 3
 
 
 def test_what_was_cut_off_is_not_called_a_count() -> None:
