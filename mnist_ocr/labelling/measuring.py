@@ -31,7 +31,6 @@ from mnist_ocr.errors import JobFailedError, ObjectError
 from mnist_ocr.labelling.census import Kind
 from mnist_ocr.labelling.inputs import open_source
 from mnist_ocr.labelling.predictions import build_table, digest_rows, encode_table
-from mnist_ocr.storage import ObjectInfo
 
 MAX_PROCESSES = 16
 """Each reads the sample: on a large machine so many are told enough."""
@@ -120,7 +119,7 @@ def measure_kinds(
 def _measure_together(pool: Executor, kind: Kind, num_processes: int) -> list[Measurement]:
     """By each process: none takes a second task before all have met for their first."""
     try:
-        futures = [pool.submit(_measure, kind.sample) for _ in range(num_processes)]
+        futures = [pool.submit(_measure, kind) for _ in range(num_processes)]
         errors = [error for future in futures if (error := future.exception())]
         # an error of one breaks the barrier for the others
         for error in sorted(errors, key=lambda error: isinstance(error, BrokenBarrierError)):
@@ -150,8 +149,9 @@ class _Worker:
         self._classifier = DigitClassifier(model, num_threads=1)
         self._barrier = barrier
 
-    def measure(self, sample: Sequence[ObjectInfo]) -> Measurement:
+    def measure(self, kind: Kind) -> Measurement:
         """Time a kind's sample; the processes begin together."""
+        sample = kind.sample
         self._barrier.wait(BARRIER_TIMEOUT_S)
         latencies = []
         for info in sample[:NUM_LATENCIES]:
@@ -162,9 +162,11 @@ class _Worker:
         contents = list(self._source.read_many(sample[:half]))  # opens the connections
         started, cpu_started = perf_counter(), process_time()
         contents += self._source.read_many(sample[half:])
+        # a stream has been read from its start, past the first half
+        num_read = len(sample) - (0 if kind.num_in_stream > half else half)
         # with several in flight never more than one at a time, unless other programs were running
-        fetch_wait = min((perf_counter() - started) / (len(sample) - half), median(latencies))
-        fetch = (process_time() - cpu_started) / (len(sample) - half)
+        fetch_wait = min((perf_counter() - started) / num_read, median(latencies))
+        fetch = (process_time() - cpu_started) / num_read
         formats = Counter(
             content.status
             if isinstance(content, ObjectError)
@@ -221,9 +223,9 @@ def _worker() -> _Worker:
     return _Worker(*_arguments)
 
 
-def _measure(sample: Sequence[ObjectInfo]) -> Measurement:
+def _measure(kind: Kind) -> Measurement:
     try:
-        return _worker().measure(sample)
+        return _worker().measure(kind)
     except Exception:
         _arguments[-1].abort()
         raise

@@ -62,6 +62,7 @@ def plan(config: PlanConfig) -> Plan:
     Raises:
         UsageError: the input or model cannot be used, or there is no such instance type.
         StorageUnreachableError: a store does not answer.
+        JobFailedError: a process that timed a sample died.
     """
     instance = find_instance(config.instance_type)
     source = open_source(config.input_uri, config.extensions, anonymous=config.anonymous)

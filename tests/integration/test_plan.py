@@ -2,6 +2,9 @@
 
 import json
 import os
+import threading
+from itertools import count, islice
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import cast
 
@@ -14,8 +17,10 @@ from services import S3Server
 from mnist_ocr import cli
 from mnist_ocr.digits.model import load_model
 from mnist_ocr.errors import JobFailedError, UsageError
+from mnist_ocr.labelling import measuring
 from mnist_ocr.labelling.census import Kind
 from mnist_ocr.labelling.config import PlanConfig
+from mnist_ocr.labelling.inputs import open_source
 from mnist_ocr.labelling.measuring import measure_kinds
 from mnist_ocr.labelling.plan import Plan, plan
 from mnist_ocr.labelling.plan_table import format_plan
@@ -137,6 +142,25 @@ def test_command_prints_a_table_and_json_and_writes_nothing(
     assert document["num_images"] == 600
     assert document["estimates"][1]["machines"]["usd_per_hour"] == 4000
     assert sorted(scans.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("num_in_stream", "num_read"), [(0, 40), (80, 80)])
+def test_stream_is_timed_from_its_start(
+    num_in_stream: int,
+    num_read: int,
+    scans: Path,
+    model_uri: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Reading its second half is reading all of it."""
+    seconds = count()
+    monkeypatch.setattr(measuring, "process_time", lambda: float(next(seconds)))
+    monkeypatch.setattr(measuring.cv2, "setNumThreads", lambda _: None)
+    sample = list(islice(open_source(f"{scans}/0/rest.tar").list(), 80))
+    kind = Kind(".tar", 1, 1e6, 500, True, num_in_stream, sample)
+    barrier = cast(Barrier, threading.Barrier(1))
+    worker = measuring._Worker(str(scans / "0/rest.tar"), (), False, load_model(model_uri), barrier)
+    assert worker.measure(kind).cost.fetch == pytest.approx(1 / num_read)
 
 
 class Deadly:
