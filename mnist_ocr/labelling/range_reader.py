@@ -95,9 +95,10 @@ class GunzipReader(gzip.GzipFile):
 
         Raises:
             ObjectError: `too_large`; a few bytes of gzip may hold gigabytes.
+            ValueError: the whole is asked for, as by a tar's header with a size below zero.
         """
-        assert size is not None
-        assert size >= 0, "a gzip file is never read as a whole"
+        if size is None or size < 0:
+            raise ValueError("a size below zero")
         check_read(size)
         return super().read(size)
 

@@ -16,6 +16,9 @@ MAX_PADDING = 64 * 1024
 """Bytes of zeros between an archive's end and another that was appended to it; tar's own padding
 goes up to 10 KiB."""
 
+MAGIC = slice(257, 262)
+"""Where a header says `ustar`; the oldest ones do not."""
+
 _SPECIAL = re.compile(rb" (?:path|size|hdrcharset|GNU\.[^=]*)=")
 """What an extended header may say beside times and owners, which do not matter here."""
 
@@ -53,10 +56,13 @@ def list_members(file: BinaryIO) -> Iterator[Member]:
                 last, offset = found
     except STORE_ERRORS:
         raise
-    except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
-        if isinstance(error, tarfile.ReadError) and not offset:
+    except (tarfile.TarError, ValueError, IndexError, OverflowError, RecursionError) as error:
+        if not offset and header[MAGIC] != b"ustar":
             reason = "The file is no tar, whatever its name says."
             raise ObjectError("not_an_image", reason) from error
+        if not file.read(1):
+            reason = "The tar ends within a header: copy it again."
+            raise ObjectError("truncated", reason) from error
         reason = str(error).removesuffix(".")
         raise ObjectError(
             "corrupt", f"The tar is damaged at byte {offset:,}: {reason}. Members may be missing."
@@ -91,7 +97,8 @@ def _read_plain(file: BinaryIO, header: bytes, offset: int) -> tuple[Member, int
         header = file.read(BLOCKSIZE)
     name = header[:100].rstrip(NUL)
     if (
-        header[156:157] not in (tarfile.REGTYPE, tarfile.AREGTYPE)
+        len(header) < BLOCKSIZE
+        or header[156:157] not in (tarfile.REGTYPE, tarfile.AREGTYPE)
         or header[345]  # the name goes on there
         or name.endswith(b"/")
         or NUL in name

@@ -223,6 +223,27 @@ def test_tar_without_its_end_is_truncated(tmp_path: Path) -> None:
     assert read_all(open_source(str(tmp_path))) == {"a.tar::a.png": b"1", "a.tar": "truncated"}
 
 
+@pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_tar_may_be_cut_anywhere(kind: int, tmp_path: Path) -> None:
+    """Within a header of any kind, a member, its padding or the end mark: members, then a row."""
+    buffer = io.BytesIO()
+    names = ["a.png", "b.png", "c/" * 60 + "d.png"]
+    with tarfile.open(fileobj=buffer, mode="w", format=kind) as archive:
+        for name in names:
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime = 300, 1.5
+            archive.addfile(info, io.BytesIO(b"x" * 300))
+    content = buffer.getvalue()
+    end = len(content.rstrip(b"\0"))
+    for cut in range(1, end + 512, 7):
+        (tmp_path / "a.tar").write_bytes(content[:cut])
+        found = read_all(open_source(str(tmp_path)))
+        assert found.pop("a.tar") == ("truncated" if cut > 262 else "not_an_image"), cut
+        assert list(found) == [f"a.tar::{name}" for name in names][: len(found)]
+        assert set(found.values()) <= {b"x" * 300}
+    assert len(found) == 3
+
+
 def test_appended_tars_are_read_to_the_end(tmp_path: Path) -> None:
     """`cat a.tar b.tar`: nothing is lost without a word."""
     both = pack_tar({"a.png": b"1"}) + pack_tar({"b.png": b"2"})
