@@ -140,6 +140,8 @@ def _read_any(archive: tarfile.TarFile, offset: int) -> tuple[Member | None, int
     if not info:
         raise tarfile.ReadError("no header")
     size, position = info.size, str(info.offset_data)
+    if size < 0 or archive.offset <= offset:
+        raise tarfile.ReadError("a size below zero")
     if info.isreg() and not info.issparse():
         name = info.pax_headers.get("path", info.name)  # which tarfile strips of slashes
         return Member(name, size, position), archive.offset

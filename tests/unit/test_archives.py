@@ -6,6 +6,7 @@ import tarfile
 import tracemalloc
 import zipfile
 import zlib
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from mnist_ocr.errors import ObjectError, StorageUnreachableError, UsageError
 from mnist_ocr.labelling import reading, zip_archive
 from mnist_ocr.labelling.folders import FolderSource
 from mnist_ocr.labelling.inputs import open_source
+from mnist_ocr.labelling.locator import Locator
 from mnist_ocr.labelling.sources import Source
 from mnist_ocr.local_store import LocalStore
 from mnist_ocr.storage import ByteRange, ObjectInfo
@@ -242,6 +244,23 @@ def test_tar_may_be_cut_anywhere(kind: int, tmp_path: Path) -> None:
         assert list(found) == [f"a.tar::{name}" for name in names][: len(found)]
         assert set(found.values()) <= {b"x" * 300}
     assert len(found) == 3
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.XHDTYPE])
+@pytest.mark.parametrize("size", [-512, -2048])
+@pytest.mark.parametrize("name", ["a.tar", "a.tgz"])
+def test_tar_with_a_negative_size_has_an_end(
+    kind: bytes, size: int, name: str, tmp_path: Path
+) -> None:
+    """A number of GNU's may be below zero, and would lead backwards for ever."""
+    header = tarfile.TarInfo("x.png")
+    header.type, header.size = kind, size
+    before, after = pack_tar({"a.png": b"1"})[:1536], pack_tar({"b.png": b"2"})
+    content = before + header.tobuf(tarfile.GNU_FORMAT) + after
+    (tmp_path / name).write_bytes(gzip.compress(content) if name == "a.tgz" else content)
+    infos = list(islice(open_source(str(tmp_path)).list(), 9))
+    assert [info.name for info in infos] == [f"{name}::a.png", name]
+    assert Locator.parse(infos[1].etag).status in ("corrupt", "truncated")
 
 
 def test_appended_tars_are_read_to_the_end(tmp_path: Path) -> None:
