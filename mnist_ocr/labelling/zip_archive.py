@@ -48,13 +48,15 @@ def list_members(file: BinaryIO) -> Iterator[Member]:
     except NotImplementedError as error:
         raise ObjectError("unsupported", f"The zip cannot be read: {error}.") from error
     infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
+    if infos and infos[0].header_offset < 0:
+        raise ObjectError("corrupt", "The zip has lost its first bytes: copy it again.")
     starts = sorted({info.header_offset for info in infos} | {archive.start_dir})
     next_start = dict(pairwise(starts))
     for start, group in groupby(infos, lambda info: info.header_offset):
         # entries that are the same twice are one member
         for info in {info.filename: info for info in group}.values():
             furthest = start + MAX_HEADER_BYTES + info.compress_size
-            if not info.is_dir():
+            if not info.filename.endswith("/"):  # not is_dir, which needs a name
                 yield _describe(info, min(next_start.get(start, start), furthest))
 
 
@@ -75,7 +77,7 @@ def _list_truncated(file: BinaryIO) -> Iterator[Member]:
         info = zipfile.ZipInfo(name.decode("utf-8" if flags & _UTF8 else "cp437", "replace"))
         info.flag_bits, info.compress_type, info.CRC = flags, method, crc
         info.compress_size, info.file_size, info.header_offset = packed, size, start
-        if not info.is_dir():
+        if not info.filename.endswith("/"):
             yield _describe(info, end)
         start = end
 

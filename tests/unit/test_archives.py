@@ -403,6 +403,27 @@ def test_zip_members_that_cannot_be_read_are_rows(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("cut", [None, -30])
+def test_zip_member_without_a_name_is_a_row(cut: int | None, tmp_path: Path) -> None:
+    """Also where the directory is gone."""
+    content = bytearray(pack_zip({"a": b"1", "b": b"2"}, zipfile.ZIP_STORED))
+    for signature, position in ((b"PK\1\2", 46), (b"PK\3\4", 30)):
+        header = content.rindex(signature)
+        length = header + (28 if position == 46 else 26)
+        content[length] = 0  # and its one letter is an extra field
+        content[length + 2] = 1
+    (tmp_path / "a.zip").write_bytes(content[:cut])
+    found = read_all(open_source(str(tmp_path)))
+    assert found.pop("a.zip", None) == (None if cut is None else "truncated")
+    assert found == {"a.zip::a": b"1", "a.zip::": b"2"}
+
+
+def test_zip_without_its_first_bytes_is_corrupt(tmp_path: Path) -> None:
+    """Its directory leads to before its start."""
+    (tmp_path / "a.zip").write_bytes(pack_zip({"a": b"1", "b": b"2"})[10:])
+    assert read_all(open_source(str(tmp_path))) == {"a.zip": "corrupt"}
+
+
 def test_zip_members_that_overlap_are_rows(tmp_path: Path) -> None:
     """Members within another's data, as in the densest bombs: each byte is read for one of them."""
     inner = pack_zip({"b": b"y" * 100}, zipfile.ZIP_STORED)
