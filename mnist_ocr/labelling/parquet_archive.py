@@ -3,6 +3,7 @@
 Position: number of the row, from 0.
 """
 
+import io
 from bisect import bisect_left
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -57,7 +58,7 @@ def read_rows(file: BinaryIO, rows: list[int]) -> Iterator[ContentOrError]:
             first, done = end, last
     except STORE_ERRORS:
         raise
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         reason = str(error).partition("\n")[0].removesuffix(".")
         raise ObjectError("corrupt", f"The Parquet file is damaged: {reason}.") from error
 
@@ -97,14 +98,20 @@ def open_parquet(file: BinaryIO) -> pq.ParquetFile:
         )
     except STORE_ERRORS:
         raise
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         file.seek(0)
         if file.read(4) != b"PAR1":
             reason = "The file is not Parquet, whatever its name says."
             raise ObjectError("not_an_image", reason) from error
+        file.seek(-4, io.SEEK_END)
+        status, what = (
+            ("corrupt", "has a damaged footer")
+            if file.read(4) == b"PAR1"
+            else ("truncated", "has no footer at its end")
+        )
         reason = str(error).partition("\n")[0].removesuffix(".")
         raise ObjectError(
-            "truncated", f"The Parquet file has no footer at its end: {reason}. Copy it again."
+            status, f"The Parquet file {what}: {reason}. Copy it again."
         ) from error
 
 
