@@ -21,6 +21,9 @@ from mnist_ocr.storage import ByteRange, ObjectInfo, Store
 
 SEPARATOR = "::"
 
+MAX_SIZE = 2**63 - 1
+"""Bytes that a manifest's column can say; a damaged archive may claim more."""
+
 READ_ERRORS = (ObjectError, EOFError, zlib.error, gzip.BadGzipFile)
 """What reading from `open_archive` may raise for the archive's own fault."""
 
@@ -95,7 +98,8 @@ def list_archive(store: Store, name: str, info: ObjectInfo, line: str = "") -> I
             if not form.locate or form.is_gzipped:
                 position += f"/{info.size}"  # its reader needs the size of the archive
             locator = Locator(info.etag, position, line, member.status, member.error)
-            yield ObjectInfo(f"{info.name}{SEPARATOR}{member.name}", member.size, locator.encode())
+            size = min(member.size, MAX_SIZE)
+            yield ObjectInfo(f"{info.name}{SEPARATOR}{member.name}", size, locator.encode())
         if is_empty:
             raise ObjectError("empty", "The archive has no members.")
     except READ_ERRORS as error:

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import struct
 import tarfile
 import tracemalloc
 import zipfile
@@ -172,6 +173,7 @@ def test_extensions_choose_members(tmp_path: Path) -> None:
         ("a.zip", pack_zip({"a": b"x" * 999}, zipfile.ZIP_STORED)[:500], "truncated"),
         ("a.parquet", b"no Parquet" * 500, "not_an_image"),
         ("a.parquet", pack_parquet([b"x"])[:-8], "truncated"),
+        ("a.parquet", pack_parquet([b"x"]).replace(b"image", b"imag\xff"), "corrupt"),
         ("a.idx", b"no idx" * 500, "not_an_image"),
         ("a-idx3-ubyte", b"\0\0\x08\3\0", "truncated"),
         ("a-idx3-ubyte.gz", gzip.compress(b"\0\0\x08\1" + bytes(12)), "not_an_image"),
@@ -438,6 +440,30 @@ def test_zip_members_that_overlap_are_rows(tmp_path: Path) -> None:
         archive.filelist.append(info)
     (tmp_path / "a.zip").write_bytes(buffer.getvalue())
     assert read_all(open_source(str(tmp_path))) == {"a.zip::a": "corrupt", "a.zip::b": b"y" * 100}
+
+
+def test_size_beyond_what_a_manifest_holds_is_a_row(tmp_path: Path) -> None:
+    """Of 64 bits without a sign in a zip, of any number in a tar."""
+    packed = bytearray(pack_zip({"a": b"x"}, zipfile.ZIP_STORED))
+    central = packed.rindex(b"PK\1\2")
+    packed[central + 20 : central + 28] = b"\xff" * 8
+    extra = struct.pack("<HHQQ", 1, 16, 2**64 - 1, 2**64 - 1)
+    packed[central + 30 : central + 32] = struct.pack("<H", len(extra))
+    packed[central + 47 : central + 47] = extra
+    end = packed.rindex(b"PK\5\6")
+    (size,) = struct.unpack_from("<I", packed, end + 12)
+    struct.pack_into("<I", packed, end + 12, size + len(extra))
+    (tmp_path / "a.zip").write_bytes(packed)
+    sparse = tarfile.TarInfo("b")
+    sparse.pax_headers = {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(2**80)}
+    header = sparse.tobuf(tarfile.PAX_FORMAT)
+    (tmp_path / "b.tar").write_bytes(header + pack_tar({"c": b"1"}))
+    infos = list(open_source(str(tmp_path)).list())
+    assert {info.name: info.size for info in infos} == {
+        "a.zip::a": 2**63 - 1,
+        "b.tar::b": 2**63 - 1,
+        "b.tar::c": 1,
+    }
 
 
 def test_nested_archive_is_a_row(tmp_path: Path) -> None:
