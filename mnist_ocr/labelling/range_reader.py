@@ -61,6 +61,8 @@ class RangeReader(io.RawIOBase):
         left = max(self._size - self._position, 0)
         size = left if size is None or size < 0 else min(size, left)
         check_read(size)
+        if not size:
+            return b""
         start = self._position - self._start
         if start < 0 or start + size > len(self._chunk):
             self._fill(size)

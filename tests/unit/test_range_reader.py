@@ -11,6 +11,7 @@ from mnist_ocr.digits.decoding import MAX_BYTES
 from mnist_ocr.errors import ObjectError
 from mnist_ocr.labelling import range_reader
 from mnist_ocr.labelling.inputs import open_source
+from mnist_ocr.labelling.locator import Locator
 from mnist_ocr.labelling.range_reader import RangeReader
 
 
@@ -23,6 +24,7 @@ class Requests:
 
     def __call__(self, start: int, length: int) -> bytes:
         """Bytes of the content."""
+        assert length > 0
         self.made.append((start, length))
         return self.content[start : start + length]
 
@@ -45,7 +47,8 @@ def test_reads_what_a_file_would(size: int) -> None:
     file, reader = io.BytesIO(content), RangeReader(requests, size)
     for _ in range(500):
         if generator.random() < 0.4:
-            place = int(generator.integers(0, size + 100))
+            near = max(file.tell() - 300, 0), file.tell() + 600
+            place = int(generator.integers(*[(0, size + 100), near][generator.integers(2)]))
             whence = int(generator.integers(0, 3))
             offset = place - (0, file.tell(), size)[whence]
             assert file.seek(offset, whence) == reader.seek(offset, whence)
@@ -81,6 +84,15 @@ def test_small_object_is_one_request() -> None:
         reader.seek(place)
         reader.read(100)
     assert requests.made == [(0, 100_000)]
+
+
+def test_cut_archive_larger_than_a_request_is_truncated(tmp_path: Path) -> None:
+    """Its last member would end past the end of the file."""
+    content = pack_tar({f"{i}.png": bytes(1_200_000) for i in range(9)})[:9_600_000]
+    (tmp_path / "a.tar").write_bytes(content)
+    infos = list(open_source(str(tmp_path)).list())
+    assert [info.name for info in infos] == [*(f"a.tar::{i}.png" for i in range(7)), "a.tar"]
+    assert Locator.parse(infos[-1].etag).status == "truncated"
 
 
 def test_nobody_reads_more_than_an_image_may_have() -> None:
