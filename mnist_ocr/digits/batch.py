@@ -1,8 +1,7 @@
 """Many encoded images as one array; one that cannot be read becomes a status, not an error."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +13,16 @@ from mnist_ocr.stopwatch import Stopwatch
 
 OK, BLANK = "ok", "blank"
 
-CHUNK_SIZE = 8
-"""Images fetched, then decoded: enough that taking the time costs nothing, few enough that large
-ones fit into memory."""
+CHUNK_SIZE, CHUNK_BYTES = 8, 16 * 1024**2
+"""Images fetched, then decoded, and their bytes, whichever comes first: enough that taking the time
+costs nothing, few enough that large ones fit into memory."""
 
 STACK_SIZE = 64
 """Pages of 28x28 pixels that are cleaned at once: enough to spread the cost of numpy's calls."""
+
+
+Content = bytes | NDArray[np.uint8] | ObjectError
+"""An encoded image, a grey (H, W) page, or why there is none."""
 
 
 @dataclass
@@ -45,7 +48,7 @@ class ImageBatch:
 
 
 def prepare_images(
-    contents: Iterable[bytes | NDArray[np.uint8] | ObjectError],
+    contents: Iterable[Content],
     num_images: int,
     watch: Stopwatch | None = None,
 ) -> ImageBatch:
@@ -61,26 +64,13 @@ def prepare_images(
     images, raw = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
     trust = np.ones(num_images, np.float32)
     batch = ImageBatch(images, raw, trust, [OK] * num_images, [None] * num_images)
-    framed = []
-    numbered = enumerate(contents)
-    while chunk := list(islice(numbered, CHUNK_SIZE)):
+    framed: list[int] = []
+    start, rest = 0, iter(contents)  # enumerate would keep its last one
+    while chunk := _take_chunk(rest):
         watch.lap("fetch")
-        for i, content in chunk:
-            try:
-                if isinstance(content, ObjectError):
-                    raise content
-                page = decode_image(content) if isinstance(content, bytes) else content
-            except (ObjectError, UnreadableImageError) as reason:
-                batch.status[i], batch.error[i] = reason.status, str(reason)
-                continue
-            if page.shape == (IMAGE_SIZE, IMAGE_SIZE):
-                images[i] = page
-                framed.append(i)
-            else:
-                watch.lap("decode")
-                images[i], raw[i], trust[i] = view_page(page)
-                watch.lap("canonicalise")
-        watch.lap("decode")
+        framed += _view_chunk(chunk, start, batch, watch)
+        start += len(chunk)
+        chunk.clear()  # before the next is fetched
     raw[framed] = images[framed]
     # many at once: MNIST's own images cost next to nothing, others three fifths
     moved = np.array(framed, np.int64)[~is_canonical(images[framed])].tolist()
@@ -93,3 +83,42 @@ def prepare_images(
             batch.status[i], batch.error[i] = BLANK, "The page is blank: no ink stands out on it."
     watch.lap("canonicalise")
     return batch
+
+
+def _take_chunk(contents: Iterator[Content]) -> list[Content]:
+    chunk: list[Content] = []
+    num_bytes = 0
+    for content in contents:
+        chunk.append(content)
+        if not isinstance(content, ObjectError):
+            num_bytes += len(content) if isinstance(content, bytes) else content.nbytes
+        if len(chunk) == CHUNK_SIZE or num_bytes >= CHUNK_BYTES:
+            break
+    return chunk
+
+
+def _view_chunk(chunk: list[Content], start: int, batch: ImageBatch, watch: Stopwatch) -> list[int]:
+    """Fill in the batch from `start` on; which pages have 28x28 pixels, and no views yet."""
+    framed = []
+    for i, content in enumerate(chunk, start):
+        page = _decode(content)
+        if isinstance(page, Exception):
+            batch.status[i], batch.error[i] = page.status, str(page)
+        elif page.shape == (IMAGE_SIZE, IMAGE_SIZE):
+            batch.images[i] = page
+            framed.append(i)
+        else:
+            watch.lap("decode")
+            batch.images[i], batch.raw[i], batch.trust[i] = view_page(page)
+            watch.lap("canonicalise")
+    watch.lap("decode")
+    return framed
+
+
+def _decode(content: Content) -> NDArray[np.uint8] | ObjectError | UnreadableImageError:
+    if not isinstance(content, bytes):
+        return content
+    try:
+        return decode_image(content)
+    except UnreadableImageError as reason:
+        return reason.with_traceback(None)  # whose frames hold the file

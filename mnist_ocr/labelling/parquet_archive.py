@@ -110,9 +110,7 @@ def open_parquet(file: BinaryIO) -> pq.ParquetFile:
             else ("truncated", "has no footer at its end")
         )
         reason = str(error).partition("\n")[0].removesuffix(".")
-        raise ObjectError(
-            status, f"The Parquet file {what}: {reason}. Copy it again."
-        ) from error
+        raise ObjectError(status, f"The Parquet file {what}: {reason}. Copy it again.") from error
 
 
 def find_image_column(schema: pa.Schema) -> str:

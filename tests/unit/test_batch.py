@@ -61,6 +61,28 @@ def test_what_cannot_be_read_keeps_its_place() -> None:
     assert (batch.raw[0] == batch.raw[4]).all()
 
 
+@pytest.mark.parametrize(("num_bytes", "most"), [(10, 8), (5_000_000, 4), (30_000_000, 1)])
+@pytest.mark.parametrize("num_errors", [0, 3])
+def test_few_files_are_held_at_once(num_bytes: int, most: int, num_errors: int) -> None:
+    """Eight, or those that make 16 MiB; they are let go of before others are fetched."""
+    alive = [0]
+
+    class File(bytes):
+        def __init__(self, _: int) -> None:
+            alive[0] += 1
+            assert alive[0] <= most
+
+        def __del__(self) -> None:
+            alive[0] -= 1
+
+    contents = (
+        ObjectError("missing", "") if i < num_errors else File(num_bytes) for i in range(30)
+    )
+    batch = prepare_images(contents, 30)
+    assert batch.status == ["missing"] * num_errors + ["not_an_image"] * (30 - num_errors)
+    assert alive == [0]
+
+
 @pytest.mark.parametrize(
     "shape", [(28, 28), (1, 1), (1, 20), (20, 1), (30, 17), (64, 64), (90, 40), (200, 130)]
 )
