@@ -147,7 +147,8 @@ def _parse(
         uri = unquote_plus(uri) if is_quoted else uri
         size = fields.get("size")
         known = UNKNOWN_SIZE if size in (None, "") else int(size)
-        yield Listed(f"s3://{fields['bucket']}/{uri}", known, fields.get("etag") or "")
+        etag = (fields.get("etag") or "").strip('"')  # which S3's own answers put around it
+        yield Listed(f"s3://{fields['bucket']}/{uri}", known, etag)
 
 
 _FAULTS = (ObjectError, OSError, EOFError, ValueError, zlib.error, csv.Error, pa.ArrowException)

@@ -218,6 +218,15 @@ def test_s3_inventory(kind: str, scans: Path, monkeypatch: pytest.MonkeyPatch) -
     assert [(info.size, info.etag) for info in infos] == [(5, "e\t\t1"), (5, "e\t\t2")]
 
 
+@pytest.mark.parametrize("etag", ["e-2", '"e-2"'])
+def test_etag_of_a_list_may_have_quotes(etag: str, scans: Path) -> None:
+    """As the AWS CLI prints it; a listing has none around it."""
+    rows = [["bucket", "key", "etag", "size"], ["b", "x.png", etag, "5"]]
+    (scans / "list.csv").write_bytes(pack_csv(rows))
+    (info,) = open_source(str(scans / "list.csv")).list()
+    assert (info.name, info.size, info.etag) == ("s3://b/x.png", 5, "e-2\t\t1")
+
+
 def test_rows_of_a_list_are_read_without_it(scans: Path) -> None:
     """A worker needs the manifest only."""
     (scans / "x.idx").write_bytes(pack_idx(np.zeros((2, 2, 2), np.uint8)))
