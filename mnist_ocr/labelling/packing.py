@@ -109,15 +109,14 @@ def pack_shard(
     errors: list[dict[str, Any]] = []
     num_files, packed_bytes = 0, 0
 
-    def encode(images: list[PackedImage]) -> bytes:
+    for images in split(_read_images(source, manifest, errors), MAX_FILE_BYTES):
         watch.lap("fetch")
-        return ENCODERS[job.format](images)
-
-    # by `map`, which lets go of the images before their file is written
-    for data in map(encode, split(_read_images(source, manifest, errors), MAX_FILE_BYTES)):
+        data = ENCODERS[job.format](images)
+        images.clear()  # before their file is written
         output.write(file_name(shard, num_files, job.format), data)
         num_files += 1
         packed_bytes += len(data)
+        del data  # before the next images are fetched
         watch.lap("write")
     _delete_leftovers(output, shard, num_files, job.format)
     num_images = len(manifest.table)
@@ -150,7 +149,7 @@ def _read_images(
 
 
 def split(images: Iterable[PackedImage], max_bytes: int) -> Iterator[list[PackedImage]]:
-    """Neighbours, of up to `max_bytes` together."""
+    """Neighbours, of up to `max_bytes` together; a list may be emptied by who takes it."""
     chosen: list[PackedImage] = []
     num_bytes = 0
     for image in images:

@@ -182,6 +182,43 @@ def test_splitting_loses_nothing_and_keeps_the_order() -> None:
     assert list(split([], max_bytes=10)) == []
 
 
+def test_images_are_let_go_of_before_their_file_is_written(
+    scans: Path, output: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but the next file's first; a worker holds a file's bytes once while it writes."""
+    alive = {"images": 0, "files": 0}
+
+    class Held(bytes):
+        kind = "images"
+
+        def __init__(self, _: int) -> None:
+            alive[self.kind] += 1
+            assert alive["files"] == (self.kind == "files")
+
+        def __del__(self) -> None:
+            alive[self.kind] -= 1
+
+    class HeldFile(Held):
+        kind = "files"
+
+    written = []
+
+    def write(name: str, data: bytes) -> None:
+        if data == bytes(10):
+            assert alive["images"] <= 1
+            written.append(name)
+
+    images = (PackedImage(str(i), "", Held(600)) for i in range(10))
+    monkeypatch.setattr(packing, "_read_images", lambda *_: images)
+    monkeypatch.setattr(packing, "MAX_FILE_BYTES", 1900)
+    monkeypatch.setitem(packing.ENCODERS, "tar", lambda _: HeldFile(10))
+    monkeypatch.setattr(output, "write", write)
+    source = open_source(str(scans))
+    list(manifest.iterate_shards(source, open_store(output.uri), shard_size=1000))
+    pack_first_shard(scans, output)
+    assert len(written) == 4
+
+
 def test_files_of_a_killed_run_do_not_stay_behind(
     scans: Path, output: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
