@@ -29,6 +29,10 @@ LIST_NAME = re.compile(r"\.(?:txt|csv)(?:\.gz)?$|(?:^|/)manifest\.json$", re.I)
 """Names that make an object a list; a Parquet file may be one, too."""
 
 
+BUCKET = re.compile(r"[\w.:-]+", re.ASCII)
+"""Names of S3's buckets and access points; the client crashes at others."""
+
+
 def is_list(store: Store, info: ObjectInfo) -> bool:
     """Whether an object is a list of URIs: by its name, or if it is Parquet by its columns."""
     if not info.name.lower().endswith(".parquet"):
@@ -137,9 +141,7 @@ class ListSource(Source):
 
     def _expand_line(self, info: ObjectInfo, number: int) -> Iterator[Entry]:
         line = str(number)
-        protocol, separator, _ = info.name.partition("://")
-        if separator and protocol not in self._protocols:
-            error = f"There is no protocol {protocol}:// as in {info.name}."
+        if error := self._find_fault(info.name):
             yield info._replace(etag=Locator("", "", line, "unreadable", error).encode()), True
         elif find_format(info.name) and info.size < 0:
             if found := self._find(info.name):
@@ -149,3 +151,25 @@ class ListSource(Source):
                 yield info._replace(etag=Locator("", "", line, "missing", error).encode()), True
         else:
             yield from self._expand(info, line)
+
+    def _find_fault(self, uri: str) -> str:
+        """Why no store can be asked for an object, if so; what concerns the others, too, raises."""
+        protocol, separator, rest = uri.partition("://")
+        bucket = rest.partition("/")[0]
+        if not separator:
+            return f"{uri!r} is no path: it has a NUL in it." if "\0" in uri else ""
+        if protocol not in self._protocols:
+            return f"There is no protocol {protocol}:// as in {uri}."
+        if uri.encode(errors="ignore").decode() != uri:
+            return f"{uri} is not UTF-8, which names in a store are: save the list as UTF-8."
+        if protocol == "s3":
+            return (
+                "" if BUCKET.fullmatch(bucket) else f"There is no bucket {bucket!r}, as in {uri}."
+            )
+        if protocol in ("http", "https") and not bucket:
+            return f"There is no host in {uri}."
+        try:
+            self._locate(uri)
+        except UsageError as error:
+            return str(error)
+        return ""

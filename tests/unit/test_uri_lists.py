@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from archives import pack_idx, pack_parquet, pack_tar
+from fsspec.registry import known_implementations
 
 from mnist_ocr.errors import ObjectError, UsageError
 from mnist_ocr.labelling import list_files
@@ -116,6 +117,43 @@ def test_line_that_leads_nowhere_is_a_row(scans: Path) -> None:
     rows = read_all(open_source(str(scans / "list.txt")))
     assert [content for _, content in rows] == ["missing", "unreadable", "unreadable", b"b.png"]
     assert rows[1][0] == "htp://x/y.png"
+
+
+@pytest.mark.parametrize("ending", [b".png", b".tar"])
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"s3://b/M\xfcller",  # Latin-1
+        b"s3://b\xfc/M",
+        b"s3:///x",
+        b"s3://a b/x",
+        b"none://b/x",  # a protocol whose package is not installed
+        b"https:///x",
+        b"a\0b",
+    ],
+)
+def test_line_that_no_store_can_be_asked_for_is_a_row(
+    start: bytes, ending: bytes, scans: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever its protocol, archive or not; the others are read."""
+    missing = {"class": "no_such_package.Files", "err": "Install no_such_package"}
+    monkeypatch.setitem(known_implementations, "none", missing)
+    (scans / "list.txt").write_bytes(b"b.png\n" + start + ending + b"\na/c.png")
+    rows = read_all(open_source(str(scans / "list.txt")))
+    assert [content for _, content in rows] == [b"b.png", "unreadable", b"a/c.png"]
+    assert rows[1][0].endswith(ending.decode())
+    infos = list(open_source(str(scans / "list.txt")).list())
+    assert list(open_source(str(scans / "list.txt")).list(infos[1])) == infos[2:]
+
+
+def test_missing_credentials_are_no_row(scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They concern every line of the bucket."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_PROFILE", "none")
+    (scans / "list.txt").write_text("s3://b/x.png")
+    with pytest.raises(UsageError, match="AWS_"):
+        read_all(open_source(str(scans / "list.txt")))
 
 
 def test_list_may_name_several_stores(scans: Path) -> None:
