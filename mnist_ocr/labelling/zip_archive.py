@@ -35,7 +35,10 @@ def list_members(file: BinaryIO) -> Iterator[Member]:
     """
     try:
         archive = zipfile.ZipFile(file)
-    except STORE_ERRORS:
+    except STORE_ERRORS as error:
+        if isinstance(error, ObjectError) and error.status == "too_large":
+            reason = f"The zip's directory has more than {MAX_BYTES:,} bytes"
+            raise ObjectError("too_large", f"{reason}: split the zip, or pack a tar.") from error
         raise
     except (zipfile.BadZipFile, ValueError, OverflowError, OSError, struct.error) as error:
         file.seek(0)

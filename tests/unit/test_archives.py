@@ -405,6 +405,18 @@ def test_zip_members_that_cannot_be_read_are_rows(tmp_path: Path) -> None:
     }
 
 
+def test_zip_with_a_huge_directory_is_a_row(tmp_path: Path) -> None:
+    """Which says what to do; the directory would be held in memory."""
+    size = MAX_BYTES + 1
+    with (tmp_path / "a.zip").open("wb") as file:
+        file.truncate(size)
+        file.seek(size)
+        file.write(struct.pack("<4s4HIIH", b"PK\5\6", 0, 0, 9, 9, size, 0, 0))
+    (info,) = open_source(str(tmp_path)).list()
+    assert Locator.parse(info.etag).status == "too_large"
+    assert "split the zip, or pack a tar" in info.etag
+
+
 @pytest.mark.parametrize("cut", [None, -30])
 def test_zip_member_without_a_name_is_a_row(cut: int | None, tmp_path: Path) -> None:
     """Also where the directory is gone."""
