@@ -38,7 +38,7 @@ class FolderSource(Source):
     ) -> None:
         part = pattern or only
         super().__init__(store.uri_of(part) if part else store.uri, extensions)
-        self._store = store
+        self.store = store
         self._only = only
         self._max_lanes = store.max_lanes if only is None else 1
         try:
@@ -49,10 +49,10 @@ class FolderSource(Source):
 
     def uri_of(self, name: str) -> str:
         """The absolute address."""
-        return self._store.uri_of(name)
+        return self.store.uri_of(name)
 
     def _locate(self, name: str) -> tuple[Store, str]:
-        return self._store, name
+        return self.store, name
 
     @property
     def max_lanes(self) -> int:
@@ -63,13 +63,13 @@ class FolderSource(Source):
         """In the order of the names; members in that of their archive."""
         start_after = _object_name(after) if after else ""
         if after and start_after != after.name:
-            yield from self._expand_after(after, self._store.find(start_after))
+            yield from self._expand_after(after, self.store.find(start_after))
         if self._only is not None:
-            info = self._store.find(self._only)
+            info = self.store.find(self._only)
             if info and not after:
                 yield from self._expand(info)
             return
-        for page in self._store.list(self._prefix, start_after):
+        for page in self.store.list(self._prefix, start_after):
             for info in page:
                 if until and info.name > until:
                     return
@@ -86,7 +86,7 @@ class FolderSource(Source):
         def find_next(name: str) -> str:
             if self._max_lanes == 1:
                 return ""
-            pages = self._store.list(self._prefix, name, page_size=1)
+            pages = self.store.list(self._prefix, name, page_size=1)
             found = next((info.name for page in pages for info in page), "")
             if found and found <= name:
                 self._max_lanes = 1  # rclone's server starts anew behind what is no key
@@ -97,11 +97,11 @@ class FolderSource(Source):
 
     @property
     def _used_stores(self) -> Iterable[Store]:
-        return (self._store,)
+        return (self.store,)
 
     def holds(self, uri: str) -> bool:
         """Anything below the folder, or what the pattern may match."""
-        root = f"{self._store.uri}/"
+        root = f"{self.store.uri}/"
         if self._only is not None or not f"{uri}/".startswith(root):
             return False
         folder = f"{uri}/"[len(root) :]
@@ -117,7 +117,7 @@ class FolderSource(Source):
 
     def check_is_here(self) -> None:
         """A local folder must be mounted."""
-        uri = self.uri if self._only is not None else self._store.uri
+        uri = self.uri if self._only is not None else self.store.uri
         if is_local(uri) and not Path(uri).exists():
             raise UsageError(
                 f"There is no {uri} on {gethostname()}. Mount it there, or pass an s3:// URI; then "

@@ -77,7 +77,7 @@ def take_inventory(source: Source, max_objects: int) -> Inventory:
         StorageUnreachableError: the store does not answer.
     """
     is_folder = source.uri_of("") == f"{source.uri}/"
-    store = source._store if isinstance(source, FolderSource) and is_folder else None
+    store = source.store if isinstance(source, FolderSource) and is_folder else None
     objects = _list_folder(store, source) if store else source.list()
     can_estimate = store is not None and source.uri.startswith("s3://")
     most = max_objects if can_estimate or not store else None
