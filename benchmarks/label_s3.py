@@ -1,8 +1,6 @@
-r"""Small PNG objects on a real S3 server -> Parquet on disk: this job against bare loops.
+"""Small PNG objects on a real S3 server -> Parquet on disk: this job against bare loops.
 
-    .venv-frameworks/bin/pip install s3fs
-    PYTHONPATH=tests .venv/bin/python benchmarks/label_s3.py --data-root data \
-        --frameworks .venv-frameworks/bin/python
+    PYTHONPATH=tests .venv/bin/python benchmarks/label_s3.py --data-root data
 
 The server is `rclone serve s3` on the same cores. 60,000 images lie there three times: as objects
 in three folders, and in tar archives of 1,000. Sides, alternated, each in a fresh process, all with
@@ -15,14 +13,15 @@ the same untrained MLP, since the store is what is measured:
     objects       `mnist-ocr label` of all folders
     tars          `mnist-ocr label` of all archives
 
-`mnist-ocr` lists the keys, the sides without it are given them. s3fs is its newest version, in the
-environment of label_frameworks.py. What a rate is: sides.py. Requests are counted in the server's
-debug log, apart from the timed rounds, since that log is slow. The last line of stdout is JSON.
+`mnist-ocr` lists the keys, the sides without it are given them. What a rate is: sides.py.
+Requests are counted in the server's debug log, apart from the timed rounds, since that log is slow.
+The last line of stdout is JSON.
 """
 
 import io
 import os
 import re
+import sys
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -62,9 +61,7 @@ REQUEST = re.compile(r"serve s3: ([A-Z]+) (?:OBJECT|BUCKET)")
 
 
 def main() -> None:
-    flags = {"frameworks": ("python", "interpreter that has s3fs")}
-    arguments = parse_arguments(__doc__, SIDES, **flags)
-    pythons = dict.fromkeys(("s3fs", "s3fs-one-get"), arguments.frameworks)
+    arguments = parse_arguments(__doc__, SIDES)
     with TemporaryDirectory() as name:
         folder = Path(name)
         bucket = folder / "buckets" / BUCKET
@@ -73,11 +70,11 @@ def main() -> None:
         num_images = dict.fromkeys(FEW, len(list((bucket / "objects/0").iterdir())))
         num_images.update(dict.fromkeys(MANY, arguments.num_images))
         with serve_buckets(folder):
-            runs = run_in_turn(SIDES, folder, arguments.rounds, pythons)
+            runs = run_in_turn(SIDES, folder, arguments.rounds)
         requests = {}
         for side, count in num_images.items():
             with serve_buckets(folder, "-vv"):
-                run_in_turn([side], folder, 1, pythons)
+                run_in_turn([side], folder, 1)
             found = Counter(REQUEST.findall((folder / "server.log").read_text()))
             requests[side] = {verb: number / count for verb, number in found.items()}
             print(f"requests per image, {side}: {requests[side]}")
@@ -87,10 +84,11 @@ def main() -> None:
         }
     report(
         runs,
+        [("images_per_s", "tars", "objects")],
         num_images=num_images,
         requests_per_image=requests,
         other_digits=other_digits,
-        frameworks=read_versions(("s3fs", "aiobotocore"), arguments.frameworks),
+        clients=read_versions(("s3fs", "aiobotocore", "obstore"), sys.executable),
     )
 
 

@@ -191,8 +191,14 @@ def count_other_digits(folder: Path, sides: Iterable[str], num_images: int) -> d
     return {side: int((other != first).sum()) for side, other in digits.items()}
 
 
-def report(runs: Runs, **facts: Any) -> None:
-    """Medians and ratios to the first side: a table for people, a line of JSON for programs."""
+def report(runs: Runs, comparisons: Iterable[tuple[str, str, str]] = (), **facts: Any) -> None:
+    """Medians and ratios to the first side: a table for people, a line of JSON for programs.
+
+    Args:
+        runs: What each run of each side came to.
+        comparisons: More ratios: (what, one side, another side).
+        facts: What else belongs into the line of JSON.
+    """
     medians = {
         side: {key: statistics.median(run[key] for run in results) for key in results[0]}
         for side, results in runs.items()
@@ -205,6 +211,10 @@ def report(runs: Runs, **facts: Any) -> None:
     for side, median in medians.items():
         rate = f"{rates[side]:,.0f} | {ratios[side]:.2f}x" if rates[side] else "- | -"
         print(f"| `{side}` | {rate} | {median['first_s']:.1f} s | {median['wall_s']:.1f} s |")
+    for what, one, other in comparisons:
+        name = f"{what}, {one} / {other}"
+        ratios[name] = medians[one][what] / medians[other][what]
+        print(f"{name}: {ratios[name]:.2f}")
     rounds = len(next(iter(runs.values())))
     document = {"medians": medians, "ratios": ratios, "rounds": rounds, **facts}
     print(json.dumps({**document, **describe_machine()}))
