@@ -89,11 +89,11 @@ def format_progress(history: list[tuple[float, Progress]], elapsed_s: float) -> 
     (first_time, first), (last_time, last) = history[0], history[-1]
     total = f"{last.num_listed:,}" + ("" if last.is_listed else " listed so far")
     parts = [f"{last.num_done:,} / {total}"]
-    if last_time > first_time:
+    if last_time > first_time and last.num_done > first.num_done:
         rate = (last.num_done - first.num_done) / (last_time - first_time)
         parts.append(f"{rate:,.0f} images/s")
         to_go = last.num_listed - last.num_done
-        if last.is_listed and to_go > 0 and rate:
+        if last.is_listed and to_go > 0:
             seconds = round(to_go / rate)
             parts.append(f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} to go")
     parts.append(f"{last.num_errors:,} errors")

@@ -14,6 +14,10 @@ from mnist_ocr.labelling.report import Progress, ProgressDisplay, format_progres
         ([], "starting workers, 7 s"),
         ([(1.0, Progress(4096, 9192))], "4,096 / 9,192 listed so far · 0 errors"),
         (
+            [(1.0, Progress(797, 797, True)), (1.1, Progress(797, 797, True))],
+            "797 / 797 · 0 errors",
+        ),
+        (
             [(1.0, Progress(0)), (3.0, Progress(8192, 123_456, num_errors=5))],
             "8,192 / 123,456 listed so far · 4,096 images/s · 5 errors",
         ),
