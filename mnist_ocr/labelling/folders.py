@@ -51,7 +51,8 @@ class FolderSource(Source):
         """The absolute address."""
         return self.store.uri_of(name)
 
-    def _locate(self, name: str) -> tuple[Store, str]:
+    def locate(self, name: str) -> tuple[Store, str]:
+        """The folder, and the name itself."""
         return self.store, name
 
     @property

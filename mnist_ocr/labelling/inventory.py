@@ -33,7 +33,6 @@ they are worth."""
 WANTED_ERROR = 0.05
 """Of the estimated number of objects, relative, at 95% confidence: no more descents are needed."""
 
-
 PROBED_BYTES = 64 * 1024**2
 """Of what a compressed archive holds, to find out how well it compresses."""
 
@@ -234,7 +233,7 @@ def _count_in_stream(kind: Kind, source: Source) -> float:
         return 0.0
     if form.is_gzipped:
         return kind.num_images / kind.num_objects
-    store, name = source._locate(archive_of(member.name))
+    store, name = source.locate(archive_of(member.name))
     info = ObjectInfo(name, int(locator.position.rpartition("/")[2]), locator.etag)
     with open_archive(store.read_range, info) as file:
         footer = open_parquet(file).metadata

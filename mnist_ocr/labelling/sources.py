@@ -26,7 +26,7 @@ class Source(ABC):
         self.uri = uri
         self.extensions = tuple(extensions)
         self._endings = tuple(extension.lower() for extension in extensions)
-        self._reader = ObjectReader(self._locate)
+        self._reader = ObjectReader(self.locate)
 
     @abstractmethod
     def uri_of(self, name: str) -> str:
@@ -63,7 +63,7 @@ class Source(ABC):
         return ""
 
     @abstractmethod
-    def _locate(self, name: str) -> tuple[Store, str]:
+    def locate(self, name: str) -> tuple[Store, str]:
         """The store of an object, and its name there."""
 
     @abstractmethod
@@ -100,7 +100,7 @@ class Source(ABC):
         if not form or not (form.has_names or self._is_chosen(info.name)):
             yield itself, not form and self._is_chosen(info.name)
             return
-        store, name = self._locate(info.name)
+        store, name = self.locate(info.name)
         for entry in list_archive(store, name, info, line):
             is_nameless = not form.has_names or entry.name == info.name
             yield entry, is_nameless or self._is_chosen(entry.name)

@@ -85,7 +85,8 @@ class ListSource(Source):
         """Never: what is not on the list is not listed."""
         return False
 
-    def _locate(self, name: str) -> tuple[Store, str]:
+    def locate(self, name: str) -> tuple[Store, str]:
+        """The store of a URI, opened once, and the name below it."""
         if is_local(name):
             root, name = "", name[1:]
         else:
@@ -135,7 +136,7 @@ class ListSource(Source):
         return self._store.uri_of(normpath(text))
 
     def _find(self, uri: str) -> ObjectInfo | None:
-        store, name = self._locate(uri)
+        store, name = self.locate(uri)
         info = store.find(name)
         return info and info._replace(name=uri)
 
@@ -169,7 +170,7 @@ class ListSource(Source):
         if protocol in ("http", "https") and not bucket:
             return f"There is no host in {uri}."
         try:
-            self._locate(uri)
+            self.locate(uri)
         except UsageError as error:
             return str(error)
         return ""
