@@ -36,8 +36,8 @@ class LabelConfig:
     num_actors: int | None = None
     """Workers that label; default one per CPU, or as many as the GPUs hold."""
     num_gpus_per_actor: float | None = None
-    """GPU share of a worker, e.g. 0.5; default 1 if the cluster has GPUs, down to 0.25 from 32 cores
-    a GPU on, and 0 if it has none."""
+    """GPU share of a worker, e.g. 0.5; default 1 if the cluster has GPUs, down to 0.25 from 32
+    cores a GPU on, and 0 if it has none."""
     shard_size: int = 8192
     """Most images per Parquet file, the unit of work and of resuming; the first are smaller."""
     max_error_rate: float | None = None

@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from time import monotonic
 
 import ray
@@ -18,25 +18,12 @@ from mnist_ocr.labelling.job import describe_job, find_job, write_job
 from mnist_ocr.labelling.manifest import ListingMonitor, check_input, list_finished_shards
 from mnist_ocr.labelling.pipeline import label_shards
 from mnist_ocr.labelling.report import Progress
-from mnist_ocr.labelling.shards import count_errors, read_receipts
-from mnist_ocr.labelling.summary import JobSummary, add_up, read_summary, write_summary
+from mnist_ocr.labelling.shards import read_receipts
+from mnist_ocr.labelling.summary import LabelSummary, add_up, read_summary, write_summary
 from mnist_ocr.session import connect_ray
 from mnist_ocr.storage import open_store
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelSummary(JobSummary):
-    """What a finished labelling job did."""
-
-    model_sha256: str
-    num_accepted: int
-
-    @property
-    def error_rate(self) -> float:
-        """Share of the rows whose status is neither ok, blank nor not_a_digit."""
-        return count_errors(self.statuses) / self.num_images
 
 
 def label(

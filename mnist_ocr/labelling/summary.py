@@ -10,6 +10,7 @@ from mnist_ocr.errors import ObjectError, UsageError
 from mnist_ocr.labelling.bottleneck import RunTimes
 from mnist_ocr.labelling.job import ShardJob
 from mnist_ocr.labelling.manifest import read_totals
+from mnist_ocr.labelling.shards import count_errors
 from mnist_ocr.storage import Store
 from mnist_ocr.traffic import Traffic
 
@@ -81,6 +82,19 @@ class JobSummary:
                 f"{self.latency_p99_s * 1e3:.2g} ms, {self.num_throttled:,} refused (503)"
             )
         return f"{reading}\n{self.times.format()}\nlimit: {self.limit}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSummary(JobSummary):
+    """What a finished labelling job did."""
+
+    model_sha256: str
+    num_accepted: int
+
+    @property
+    def error_rate(self) -> float:
+        """Share of the rows whose status is neither ok, blank nor not_a_digit."""
+        return count_errors(self.statuses) / self.num_images
 
 
 S = TypeVar("S", bound=JobSummary)

@@ -12,7 +12,6 @@ from mnist_ocr.digits.classifier import NOT_A_DIGIT
 from mnist_ocr.errors import UsageError
 from mnist_ocr.labelling.config import VerifyConfig
 from mnist_ocr.labelling.job import JOB, Job, read_job
-from mnist_ocr.labelling.label import LabelSummary
 from mnist_ocr.labelling.manifest import (
     COMPLETE,
     FOLDER,
@@ -24,7 +23,7 @@ from mnist_ocr.labelling.manifest import (
     shard_name,
 )
 from mnist_ocr.labelling.predictions import SCHEMA, decode_table, digest_rows
-from mnist_ocr.labelling.summary import SUCCESS, read_summary
+from mnist_ocr.labelling.summary import SUCCESS, LabelSummary, read_summary
 from mnist_ocr.storage import Store, open_store
 
 DAMAGE = (pa.ArrowException, OSError, ValueError, IndexError)

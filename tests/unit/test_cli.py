@@ -10,9 +10,8 @@ import pytest
 
 from mnist_ocr import cli
 from mnist_ocr.labelling.bottleneck import RunTimes
-from mnist_ocr.labelling.label import LabelSummary
 from mnist_ocr.labelling.pack import PackSummary
-from mnist_ocr.labelling.summary import JobSummary
+from mnist_ocr.labelling.summary import JobSummary, LabelSummary
 from mnist_ocr.labelling.verification import Verification
 
 

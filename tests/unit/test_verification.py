@@ -15,10 +15,9 @@ from mnist_ocr.labelling.bottleneck import RunTimes
 from mnist_ocr.labelling.config import VerifyConfig
 from mnist_ocr.labelling.inputs import open_source
 from mnist_ocr.labelling.job import Job, write_job
-from mnist_ocr.labelling.label import LabelSummary
 from mnist_ocr.labelling.predictions import decode_table, encode_table
 from mnist_ocr.labelling.shards import read_images, write_predictions
-from mnist_ocr.labelling.summary import add_up, write_summary
+from mnist_ocr.labelling.summary import LabelSummary, add_up, write_summary
 from mnist_ocr.labelling.verification import verify
 from mnist_ocr.local_store import LocalStore
 from mnist_ocr.storage import open_store
