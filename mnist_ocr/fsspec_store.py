@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from itertools import islice
+from time import perf_counter
 from typing import Any
 
 import fsspec
@@ -24,6 +25,8 @@ class FsspecStore(Store):
 
     The slow path: the listing is held in memory, and an object takes two requests or more.
     """
+
+    num_readers = 16
 
     def __init__(self, uri: str) -> None:
         super().__init__(uri)
@@ -88,9 +91,9 @@ class FsspecStore(Store):
     def _read(self, name: str, start: int, end: int | None) -> bytes:
         try:
             path = f"{self._root}/{name}"
+            sent = perf_counter()
             data = bytes(self._filesystem.cat_file(path, start or None, end))
-            self.traffic.num_requests += 1
-            self.traffic.num_bytes += len(data)
+            self._meter.count_answer(len(data), perf_counter() - sent)
             return data
         except FileNotFoundError as error:
             raise ObjectError("missing", f"There is no {self.uri_of(name)} (any more).") from error

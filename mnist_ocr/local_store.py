@@ -111,8 +111,7 @@ class LocalStore(Store):
                 data = os.read(descriptor, left)
                 while len(data) < left and (more := os.read(descriptor, left - len(data))):
                     data += more
-                self.traffic.num_requests += 1
-                self.traffic.num_bytes += len(data)
+                self._meter.count_answer(len(data))
                 return data
             finally:
                 os.close(descriptor)

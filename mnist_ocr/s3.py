@@ -7,9 +7,8 @@ through botocore). All go through `S3Requests`, which paces, repeats and counts.
 """
 
 import contextlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -17,23 +16,20 @@ import obstore
 from botocore.exceptions import ClientError
 from obstore.exceptions import BaseError
 
+from mnist_ocr.ahead import call_ahead
 from mnist_ocr.errors import ObjectError, UsageError
 from mnist_ocr.pacing import MAX_IN_FLIGHT
 from mnist_ocr.s3_clients import S3Clients
 from mnist_ocr.s3_errors import ErrorSorter, error_code
 from mnist_ocr.s3_listing import read_page
 from mnist_ocr.s3_requests import RETRY_TIMEOUT_S, S3Requests
-from mnist_ocr.storage import PAGE_SIZE, ByteRange, ObjectInfo, Store, check_size
-from mnist_ocr.traffic import Traffic
+from mnist_ocr.storage import PAGE_SIZE, ByteRange, ObjectInfo, Read, Store, check_size
 
 MAX_LANES = 32
 """Pages of a listing in flight: S3 takes 0.1 to 0.3 s for one, the client 4 ms."""
 
 MAX_BYTES_AHEAD = 256 * 1024**2
 """Bytes fetched and not yet taken, so that large files do not fill a worker's memory."""
-
-UNKNOWN_BYTES = 8 * 1024**2
-"""What an object of unknown size is taken for."""
 
 LIST_RETRY_TIMEOUT_S = 4
 """Seconds for which a listing is repeated until its first answer: its URI may be wrong."""
@@ -61,14 +57,10 @@ class S3Store(Store):
         self._folder = f"{folder}/" if folder else ""
         if not self._bucket:
             raise UsageError(f"No bucket in {uri!r}. Write s3://bucket/prefix.")
-        self._requests = S3Requests(uri, self._bucket, anonymous=anonymous)
+        self._requests = S3Requests(uri, self._bucket, self._meter, anonymous=anonymous)
         self._errors = ErrorSorter(uri, self._bucket, self._requests.clients.endpoint)
         self._has_been_listed = False
         self._threads: ThreadPoolExecutor | None = None
-
-    def take_traffic(self) -> Traffic:
-        """What requests have come to since this was last called."""
-        return self._requests.take_traffic()
 
     def list(
         self, prefix: str = "", start_after: str = "", page_size: int = PAGE_SIZE
@@ -154,35 +146,15 @@ class S3Store(Store):
 
         return self._requests.send(send, self._explain(name))
 
-    def read_many(
-        self, objects: Sequence[ObjectInfo], max_bytes: int | None = None
-    ) -> Iterator[bytes | ObjectError]:
-        """Contents in order, as many requests in flight as pay."""
-        reads = ((info.size, (self.read, info.name, info.etag, max_bytes)) for info in objects)
-        return self._read_ahead(reads)
-
-    def read_ranges(self, ranges: Sequence[ByteRange]) -> Iterator[bytes | ObjectError]:
-        """Parts in order, as many requests in flight as pay."""
-        return self._read_ahead((wanted.length, (self.read_range, wanted)) for wanted in ranges)
-
-    def _read_ahead(
-        self, reads: Iterable[tuple[int, tuple[Any, ...]]]
-    ) -> Iterator[bytes | ObjectError]:
+    def _read_ahead(self, reads: Iterable[Read]) -> Iterator[bytes | ObjectError]:
+        """In order, as many requests in flight as pay."""
         if self._threads is None:
             self._threads = ThreadPoolExecutor(MAX_IN_FLIGHT, "s3-get")
-        ahead = deque[tuple[int, Future[bytes | ObjectError]]]()
-        bytes_ahead = 0
-        for size, read in reads:
-            size = size if size >= 0 else UNKNOWN_BYTES
-            while ahead and (
-                len(ahead) >= self._requests.max_in_flight or bytes_ahead + size > MAX_BYTES_AHEAD
-            ):
-                taken, content = ahead.popleft()
-                bytes_ahead -= taken
-                yield content.result()
-            ahead.append((size, self._threads.submit(self._try, *read)))
-            bytes_ahead += size
-        yield from (content.result() for _, content in ahead)
+
+        def is_full(num_requests: int, num_bytes: int) -> bool:
+            return num_requests >= self._requests.max_in_flight or num_bytes > MAX_BYTES_AHEAD
+
+        return call_ahead(self._threads, reads, is_full)
 
     def write(self, name: str, data: bytes) -> None:
         """One PUT (a completed multipart upload for a large object): readers never see a part."""

@@ -12,7 +12,7 @@ from mnist_ocr.errors import ObjectError
 from mnist_ocr.pacing import Pacer
 from mnist_ocr.s3_clients import S3Clients, connect, find_region
 from mnist_ocr.s3_errors import FAILURES, is_outage, is_region_wrong, is_throttled
-from mnist_ocr.traffic import Traffic
+from mnist_ocr.traffic import TrafficMeter
 
 RETRY_TIMEOUT_S = 40
 """Seconds for which a request is repeated while the store fails: SlowDown, restarts, no network."""
@@ -30,29 +30,24 @@ class S3Requests:
     Args:
         uri: Of a folder in it, for error messages.
         bucket: Its name.
+        meter: Counts them.
         anonymous: Sign nothing.
 
     Raises:
         UsageError: no such profile, or no credentials.
     """
 
-    def __init__(self, uri: str, bucket: str, *, anonymous: bool) -> None:
+    def __init__(self, uri: str, bucket: str, meter: TrafficMeter, *, anonymous: bool) -> None:
         self._uri, self._bucket, self._anonymous = uri, bucket, anonymous
         self.clients = connect(uri, bucket, anonymous=anonymous)
         self._pacer = Pacer()
         self._lock = threading.Lock()
-        self._traffic = Traffic()
+        self._meter = meter
 
     @property
     def max_in_flight(self) -> int:
         """Requests that may be under way at once."""
         return self._pacer.max_in_flight
-
-    def take_traffic(self) -> Traffic:
-        """What requests have come to since this was last called."""
-        with self._lock:
-            taken, self._traffic = self._traffic, Traffic()
-        return taken
 
     def send(
         self,
@@ -107,15 +102,12 @@ class S3Requests:
 
     def _count_answer(self, sent: float, num_bytes: int) -> None:
         self._pacer.note_answer()
-        with self._lock:
-            self._traffic.count_answer(time.monotonic() - sent, num_bytes)
+        self._meter.count_answer(num_bytes, time.monotonic() - sent)
 
     def _count_failure(self, throttled: bool) -> None:
         if throttled:
             self._pacer.note_throttled()
-        with self._lock:
-            self._traffic.num_requests += 1
-            self._traffic.num_throttled += throttled
+        self._meter.count_failure(throttled)
 
     def _move(self, asked: S3Clients, error: Exception) -> bool:
         """Connect to the region that the bucket lies in; whether there is another one to try."""

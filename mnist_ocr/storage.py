@@ -11,11 +11,13 @@ order of the UTF-8 names everywhere, so that a bucket and its copy on disk list 
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
+from mnist_ocr.ahead import call_in_blocks
 from mnist_ocr.errors import ObjectError, UsageError
-from mnist_ocr.traffic import Traffic
+from mnist_ocr.traffic import Traffic, TrafficMeter
 
 PAGE_SIZE = 1000
 """Objects in a page of a listing: what S3 returns at most."""
@@ -23,6 +25,9 @@ PAGE_SIZE = 1000
 
 UNKNOWN_SIZE = -1
 """Size of an object that nobody has asked the store for yet."""
+
+UNKNOWN_BYTES = 8 * 1024**2
+"""What such an object is taken for."""
 
 
 BROKEN_LINK = "missing"
@@ -50,20 +55,26 @@ class ByteRange(NamedTuple):
     etag: str
 
 
+Read = tuple[int, Callable[[], bytes | ObjectError]]
+"""The bytes that are to be read at most, and what reads them."""
+
+
 class Store(ABC):
     """A folder of objects."""
 
     max_lanes: int = 1
     """Parts of a listing that are worth listing at once: more where each page is a request."""
 
+    num_readers: int = 8
+    """Threads that read at once where reading is slow: a disk that has to look, a network."""
+
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        self.traffic = Traffic()
+        self._meter = TrafficMeter()
 
     def take_traffic(self) -> Traffic:
         """What requests have come to since this was last called."""
-        taken, self.traffic = self.traffic, Traffic()
-        return taken
+        return self._meter.take()
 
     def uri_of(self, name: str) -> str:
         """The absolute address of an object."""
@@ -125,21 +136,30 @@ class Store(ABC):
         self, objects: Sequence[ObjectInfo], max_bytes: int | None = None
     ) -> Iterator[bytes | ObjectError]:
         """Each object's content, or the reason why not, in order."""
-        return (
-            self._try(self.read, info.name, info.etag, *((max_bytes,) if max_bytes else ()))
+        return self._read_ahead(
+            (
+                info.size if info.size >= 0 else UNKNOWN_BYTES,
+                partial(_try, self.read, info.name, info.etag, max_bytes),
+            )
             for info in objects
         )
 
     def read_ranges(self, ranges: Sequence[ByteRange]) -> Iterator[bytes | ObjectError]:
         """Each part's bytes, or the reason why not, in order."""
-        return (self._try(self.read_range, wanted) for wanted in ranges)
+        return self._read_ahead(
+            (wanted.length, partial(_try, self.read_range, wanted)) for wanted in ranges
+        )
 
-    @staticmethod
-    def _try(read: Callable[..., bytes], *arguments: object) -> bytes | ObjectError:
-        try:
-            return read(*arguments)
-        except ObjectError as error:
-            return error
+    def _read_ahead(self, reads: Iterable[Read]) -> Iterator[bytes | ObjectError]:
+        """In order, as many at once as pay."""
+        return call_in_blocks(reads, self.num_readers)
+
+
+def _try(read: Callable[..., bytes], *arguments: object) -> bytes | ObjectError:
+    try:
+        return read(*arguments)
+    except ObjectError as error:
+        return error
 
 
 def resolve_uri(uri: str) -> str:

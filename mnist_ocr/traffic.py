@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import log2
+from threading import Lock
 from typing import Any
 
 BUCKETS_PER_DOUBLING = 8
@@ -24,11 +25,17 @@ class Traffic:
     """Answers by latency: bucket b is around 2 ** (b / `BUCKETS_PER_DOUBLING`) microseconds; of
     stores behind a network only."""
 
-    def count_answer(self, seconds: float, num_bytes: int) -> None:
-        """Add one answered request, and what it took from its sending to its last byte."""
+    def count_answer(self, num_bytes: int, seconds: float | None = None) -> None:
+        """Add one answered request.
+
+        Args:
+            num_bytes: Of the content.
+            seconds: From its sending to its last byte; None for a disk.
+        """
         self.num_requests += 1
         self.num_bytes += num_bytes
-        self.latencies[round(BUCKETS_PER_DOUBLING * log2(max(seconds * 1e6, 1)))] += 1
+        if seconds is not None:
+            self.latencies[round(BUCKETS_PER_DOUBLING * log2(max(seconds * 1e6, 1)))] += 1
 
     def add(self, other: "Traffic") -> None:
         """Add another worker's, or another shard's."""
@@ -55,3 +62,28 @@ class Traffic:
         """The other way round: JSON has no integer keys."""
         latencies = {int(bucket): count for bucket, count in document["latencies"].items()}
         return cls(**{**document, "latencies": Counter(latencies)})
+
+
+class TrafficMeter:
+    """Counts the requests that any number of threads send."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._traffic = Traffic()
+
+    def count_answer(self, num_bytes: int, seconds: float | None = None) -> None:
+        """One answered request, as `Traffic` counts it."""
+        with self._lock:
+            self._traffic.count_answer(num_bytes, seconds)
+
+    def count_failure(self, throttled: bool) -> None:
+        """One without a useful answer."""
+        with self._lock:
+            self._traffic.num_requests += 1
+            self._traffic.num_throttled += throttled
+
+    def take(self) -> Traffic:
+        """What requests have come to since this was last called."""
+        with self._lock:
+            taken, self._traffic = self._traffic, Traffic()
+        return taken

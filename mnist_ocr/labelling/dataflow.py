@@ -21,8 +21,8 @@ import ray.exceptions
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
+from mnist_ocr.ahead import run_ahead
 from mnist_ocr.errors import ObjectError, UsageError
-from mnist_ocr.labelling.ahead import run_ahead
 from mnist_ocr.labelling.inputs import open_source
 from mnist_ocr.labelling.job import ShardJob
 from mnist_ocr.labelling.manifest import ListingMonitor, iterate_shards
