@@ -26,8 +26,6 @@ class FsspecStore(Store):
     The slow path: the listing is held in memory, and an object takes two requests or more.
     """
 
-    num_readers = 16
-
     def __init__(self, uri: str) -> None:
         super().__init__(uri)
         try:

@@ -65,9 +65,6 @@ class Store(ABC):
     max_lanes: int = 1
     """Parts of a listing that are worth listing at once: more where each page is a request."""
 
-    num_readers: int = 8
-    """Threads that read at once where reading is slow: a disk that has to look, a network."""
-
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self._meter = TrafficMeter()
@@ -152,7 +149,7 @@ class Store(ABC):
 
     def _read_ahead(self, reads: Iterable[Read]) -> Iterator[bytes | ObjectError]:
         """In order, as many at once as pay."""
-        return call_in_blocks(reads, self.num_readers)
+        return call_in_blocks(reads)
 
 
 def _try(read: Callable[..., bytes], *arguments: object) -> bytes | ObjectError:

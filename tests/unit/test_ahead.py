@@ -1,9 +1,10 @@
 """Work that is done ahead, and in what order its results come."""
 
-import math
 import threading
+import time
 from collections.abc import Generator
 from functools import partial
+from itertools import count
 
 import pytest
 
@@ -60,62 +61,67 @@ def test_closing_ends_the_thread() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
 
 
-def test_slow_calls_are_under_way_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many as there are threads; the results come in order."""
-    monkeypatch.setattr(ahead, "SLOW_CALL_S", 0)
-    monkeypatch.setattr(ahead, "BLOCK_LENGTH", 1)
+def test_calls_that_wait_are_under_way_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as there may be threads; the results come in order."""
+    monkeypatch.setattr(ahead, "MAX_THREADS", 4)
+    monkeypatch.setattr(ahead, "BLOCK_LENGTH", 2)
     together = threading.Barrier(4)
 
     def call(i: int) -> int:
-        if 0 < i <= 4:
+        if i < 2:
+            time.sleep(0.001)
+        elif i < 10 and not i % 2:
             together.wait(10)
         return i
 
-    results = call_in_blocks(((1, partial(call, i)) for i in range(50)), num_threads=4)
+    results = call_in_blocks((1, partial(call, i)) for i in range(50))
     assert list(results) == list(range(50))
 
 
-def test_quick_calls_stay_in_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quick_calls_stay_in_the_thread() -> None:
     """Results are not made further ahead than a block."""
-    monkeypatch.setattr(ahead, "SLOW_CALL_S", math.inf)
     threads = []
-    results = call_in_blocks(
-        ((1, lambda: threads.append(threading.current_thread())) for _ in range(50)), num_threads=4
-    )
+
+    def call() -> None:
+        threads.append(threading.current_thread())
+
+    results = call_in_blocks((1, call) for _ in range(50))
     next(results)
     assert threads == [threading.current_thread()] * ahead.BLOCK_LENGTH
     assert len(list(results)) == 49
-    assert len(threads) == 50
+    assert threads == [threading.current_thread()] * 50
 
 
-@pytest.mark.parametrize("slow_call_s", [0, math.inf])
+@pytest.mark.parametrize("sleep_s", [0, 0.001])
 def test_large_results_are_not_held_together(
-    slow_call_s: float, monkeypatch: pytest.MonkeyPatch
+    sleep_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A block of one each, and a block for each thread."""
-    monkeypatch.setattr(ahead, "SLOW_CALL_S", slow_call_s)
-    taken = made = most = 0
+    monkeypatch.setattr(ahead, "MAX_THREADS", 2)
+    taken = most = 0
+    made = count(1)
 
-    def call() -> int:
-        nonlocal made, most
-        made += 1
-        most = max(most, made - taken)
-        return made
+    def call() -> None:
+        nonlocal most
+        if sleep_s:
+            time.sleep(sleep_s)
+        most = max(most, next(made) - taken)
 
-    calls = ((ahead.BLOCK_BYTES, call) for _ in range(50))
-    for _ in call_in_blocks(calls, num_threads=2):
+    for _ in call_in_blocks((ahead.BLOCK_BYTES, call) for _ in range(50)):
         taken += 1
     assert taken == 50
     assert most <= 2 + 1
 
 
-def test_error_of_a_slow_call_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_of_a_call_that_waits_is_raised() -> None:
     """And the threads end."""
-    monkeypatch.setattr(ahead, "SLOW_CALL_S", 0)
 
-    def fail() -> int:
-        raise StorageUnreachableError("away")
+    def call(i: int) -> int:
+        time.sleep(0.001)
+        if i == ahead.BLOCK_LENGTH:
+            raise StorageUnreachableError("away")
+        return i
 
     with pytest.raises(StorageUnreachableError, match="away"):
-        list(call_in_blocks(((1, fail) for _ in range(50)), num_threads=4))
+        list(call_in_blocks((1, partial(call, i)) for i in range(50)))
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
