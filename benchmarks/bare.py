@@ -46,6 +46,22 @@ def run_on_all_cores(work: Work, paths: Sequence[str]) -> Timeline:
     return sorted(entry for timeline in timelines for entry in timeline)
 
 
+def list_paths(folder: Path) -> list[str]:
+    return sorted(entry.path for entry in os.scandir(folder / "scans"))
+
+
+def read_files(paths: Sequence[str]) -> Iterator[bytes]:
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        yield os.read(descriptor, 1 << 20)
+        os.close(descriptor)
+
+
+def read_pngs(paths: Sequence[str]) -> Iterator[NDArray[np.uint8]]:
+    for data in read_files(paths):
+        yield cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+
+
 @dataclass(frozen=True)
 class BareWork:
     """Read, decode, predict, write: nothing is checked, canonicalised or calibrated."""

@@ -12,18 +12,13 @@ Sides, alternated, each in a fresh process:
 Between `mnist-ocr` and `own-steps` lies what Ray costs, between that and `bare` what the checks do.
 """
 
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import cv2
-import numpy as np
-from bare import BareWork, OwnSteps, run_on_all_cores
-from numpy.typing import NDArray
+from bare import BareWork, OwnSteps, list_paths, read_files, read_pngs, run_on_all_cores
 from sides import (
     ROOT,
     Sides,
@@ -60,10 +55,6 @@ def run_mnist_ocr(folder: Path) -> Timeline:
     return label(folder / "scans", folder / "mnist-ocr")
 
 
-def list_paths(folder: Path) -> list[str]:
-    return sorted(entry.path for entry in os.scandir(folder / "scans"))
-
-
 def run_bare(folder: Path) -> Timeline:
     onnx = ROOT / "mnist_ocr/pretrained/model.onnx"
     return run_on_all_cores(BareWork(read_pngs, folder / "bare", onnx), list_paths(folder))
@@ -74,18 +65,6 @@ def run_own_steps(folder: Path) -> Timeline:
 
     work = OwnSteps(read_files, folder / "own-steps", load_model(None))
     return run_on_all_cores(work, list_paths(folder))
-
-
-def read_files(paths: Sequence[str]) -> Iterator[bytes]:
-    for path in paths:
-        descriptor = os.open(path, os.O_RDONLY)
-        yield os.read(descriptor, 1 << 20)
-        os.close(descriptor)
-
-
-def read_pngs(paths: Sequence[str]) -> Iterator[NDArray[np.uint8]]:
-    for data in read_files(paths):
-        yield cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
 
 
 def start_ray(folder: Path) -> Timeline:

@@ -8,12 +8,12 @@ Sides, alternated, each in a fresh process, all with the same MLP (784-128-10):
     read_images  Ray Data's `read_images -> map_batches -> write_parquet`, one actor per core
     dataloader   a torch DataLoader with two workers as most are written: Pillow, `to_tensor`
     dataloader2  the fastest one we can write: OpenCV, uint8 batches stacked by NumPy
+    bare         no framework and no check: one process per core reads, decodes, predicts, writes
 
 A result of `read_images` is there when it is predicted, one of the others when it is on disk. What
 a rate is: sides.py. The last line of stdout is JSON.
 """
 
-import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pyarrow.parquet as pq
+from bare import BareWork, list_paths, read_pngs, run_on_all_cores
 from sides import (
     Sides,
     Timeline,
@@ -121,6 +122,11 @@ class OpenCvDataset(FileDataset):
         return cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
 
 
+def run_bare(folder: Path) -> Timeline:
+    work = BareWork(read_pngs, folder / "bare", folder / "model/model.onnx")
+    return run_on_all_cores(work, list_paths(folder))
+
+
 def stack(images: list[np.ndarray]) -> Any:
     import torch
 
@@ -131,7 +137,7 @@ def run_dataloader(folder: Path) -> Timeline:
     """The usual script; `to_tensor` scales to 0-1, the model here takes bytes."""
     from torch.utils.data import DataLoader
 
-    paths = sorted(entry.path for entry in os.scandir(folder / "scans"))
+    paths = list_paths(folder)
     loader = DataLoader(PillowDataset(paths), batch_size=256, num_workers=2)
     batches = ((batch[:, 0] * 255).round().byte() for batch in loader)
     return predict_and_write(folder, "dataloader", paths, batches)
@@ -142,7 +148,7 @@ def run_fast_dataloader(folder: Path) -> Timeline:
     from torch.utils.data import DataLoader
 
     cv2.setNumThreads(1)
-    paths = sorted(entry.path for entry in os.scandir(folder / "scans"))
+    paths = list_paths(folder)
     loader = DataLoader(OpenCvDataset(paths), batch_size=1024, num_workers=2, collate_fn=stack)
     return predict_and_write(folder, "dataloader2", paths, loader)
 
@@ -179,6 +185,7 @@ SIDES: Sides = {
     "read_images": run_read_images,
     "dataloader": run_dataloader,
     "dataloader2": run_fast_dataloader,
+    "bare": run_bare,
 }
 
 
