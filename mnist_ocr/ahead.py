@@ -18,7 +18,7 @@ Call = tuple[int, Callable[[], T]]
 """The bytes that its result takes, and what returns it."""
 
 BLOCK_LENGTH, BLOCK_BYTES = 16, 4 * 1024**2
-"""Calls of a block, and bytes of their results."""
+"""Most calls of a block, and bytes of their results."""
 
 MAX_THREADS = 32
 """That wait for a network at once."""
@@ -86,7 +86,7 @@ def call_in_blocks(calls: Iterable[Call[T]]) -> Iterator[T]:
     For files in the page cache, more threads would double the 8 us that one takes; of files on a
     disk, four make 70 us of 120 (4 KB, ext4 on a virtual disk).
     """
-    blocks = _cut(calls)
+    blocks = cut_into_blocks(calls)
     for _, call_block in blocks:
         wall_s, cpu_s, num_waits = perf_counter(), thread_time(), _count_waits()
         results = call_block()
@@ -113,11 +113,19 @@ def _count_waits() -> int:
     return usage.ru_nvcsw
 
 
-def _cut(calls: Iterable[Call[T]]) -> Iterator[Call[list[T]]]:
+def cut_into_blocks(
+    calls: Iterable[Call[T]], length: int = BLOCK_LENGTH
+) -> Iterator[Call[list[T]]]:
+    """Several calls as one, so that handing them to a thread costs less each.
+
+    Args:
+        calls: Those whose results take more than `BLOCK_BYTES` stay alone.
+        length: Most calls of a block.
+    """
     block: list[Callable[[], T]] = []
     num_bytes = 0
     for size, call in calls:
-        if block and (len(block) == BLOCK_LENGTH or num_bytes + size > BLOCK_BYTES):
+        if block and (len(block) == length or num_bytes + size > BLOCK_BYTES):
             yield num_bytes, partial(_call_all, block)
             block, num_bytes = [], 0
         block.append(call)

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 
-MIN_IN_FLIGHT, MAX_IN_FLIGHT = 32, 512
+MIN_IN_FLIGHT, MAX_IN_FLIGHT = 16, 512
 """Requests of one process; a store 50 ms away serves 10,000 a second to 512."""
 
 WINDOW_S, MIN_IN_WINDOW = 1.0, 20

@@ -29,12 +29,10 @@ COMPLETE = FOLDER + "complete.json"
 _SHARD_NAME = re.compile(r"_manifest/(\d{8})\.arrow")
 
 FIRST_SHARD_SIZE = 1024
-"""Images in each of the first eight shards; the next eight have twice as many, and so on up to the
-job's shard size: a large job shows results at once, and a small one is shared evenly to its end."""
+"""Images in each of the first two shards; then two of twice as many, and so on up to the job's
+shard size: a small job is shared evenly, and a large one shows results at once."""
 
-SHARDS_PER_SIZE = 8
-
-SPLIT_AT, SPLIT_INTERVAL = range(6, 30, 2), 16
+SPLIT_AT, SPLIT_INTERVAL = range(4, 16), 16
 """Shards before which lanes are split: from 6,144 objects on, since splitting takes longer than to
 list a few pages, and then rarely, since lanes of few large archives are probed in vain."""
 
@@ -163,7 +161,7 @@ class ListingMonitor:
 
 def size_of_shard(shard: int, shard_size: int) -> int:
     """Objects in a shard, if there are as many left."""
-    return min(shard_size, FIRST_SHARD_SIZE << min(shard // SHARDS_PER_SIZE, 16))
+    return min(shard_size, FIRST_SHARD_SIZE << min(shard // 2, 16))
 
 
 def check_input(source: Source) -> None:

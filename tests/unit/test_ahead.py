@@ -64,18 +64,18 @@ def test_closing_ends_the_thread() -> None:
 def test_calls_that_wait_are_under_way_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as there may be threads; the results come in order."""
     monkeypatch.setattr(ahead, "MAX_THREADS", 4)
-    monkeypatch.setattr(ahead, "BLOCK_LENGTH", 2)
     together = threading.Barrier(4)
 
     def call(i: int) -> int:
-        if i < 2:
+        block, at = divmod(i, ahead.BLOCK_LENGTH)
+        if block == 0:
             time.sleep(0.001)
-        elif i < 10 and not i % 2:
+        elif block <= 4 and at == 0:
             together.wait(10)
         return i
 
-    results = call_in_blocks((1, partial(call, i)) for i in range(50))
-    assert list(results) == list(range(50))
+    results = call_in_blocks((1, partial(call, i)) for i in range(10 * ahead.BLOCK_LENGTH))
+    assert list(results) == list(range(10 * ahead.BLOCK_LENGTH))
 
 
 def test_quick_calls_stay_in_the_thread() -> None:
