@@ -123,7 +123,7 @@ def serve_buckets(folder: Path, *flags: str) -> Iterator[None]:
     with serve(command, port, folder / "server.log"):
         os.environ.update(S3Server(f"http://127.0.0.1:{port}").environment)
         # Ray's workers are nice to all others, so that a server on the same cores starves them
-        os.environ["RAY_worker_niceness"] = "0"
+        os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
         yield
 
 
