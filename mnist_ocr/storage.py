@@ -26,8 +26,8 @@ PAGE_SIZE = 1000
 UNKNOWN_SIZE = -1
 """Size of an object that nobody has asked the store for yet."""
 
-UNKNOWN_BYTES = 8 * 1024**2
-"""What such an object is taken for."""
+UNKNOWN_BYTES = 1024**2
+"""What such an object is taken for: more than most crops of digits have."""
 
 
 BROKEN_LINK = "missing"
