@@ -23,6 +23,9 @@ BLOCK_LENGTH, BLOCK_BYTES = 16, 4 * 1024**2
 MAX_THREADS = 32
 """That wait for a network at once."""
 
+MAX_BYTES_AHEAD = 256 * 1024**2
+"""Bytes fetched and not yet taken, so that large files do not fill a worker's memory."""
+
 
 def run_ahead(items: Generator[T, None, None]) -> Iterator[T]:
     """The same items, and the same error, made as fast as they can be; what waits is held.
@@ -58,19 +61,21 @@ def run_ahead(items: Generator[T, None, None]) -> Iterator[T]:
 def call_ahead(
     pool: ThreadPoolExecutor,
     calls: Iterable[Call[T]],
-    is_full: Callable[[int, int], bool],
+    max_calls: Callable[[], int],
 ) -> Iterator[T]:
-    """What calls return, as many of them under way as there is room for.
+    """What calls return; several are under way, as long as they stay below `MAX_BYTES_AHEAD`.
 
     Args:
         pool: Of threads.
         calls: In order.
-        is_full: Whether so many calls with so many bytes in all leave no room for another.
+        max_calls: Most of them at this moment.
     """
     ahead = deque[tuple[int, Future[T]]]()
     num_bytes_ahead = 0
     for num_bytes, call in calls:
-        while ahead and is_full(len(ahead), num_bytes_ahead + num_bytes):
+        while ahead and (
+            len(ahead) >= max_calls() or num_bytes_ahead + num_bytes > MAX_BYTES_AHEAD
+        ):
             taken, result = ahead.popleft()
             num_bytes_ahead -= taken
             yield result.result()
@@ -100,8 +105,7 @@ def call_in_blocks(calls: Iterable[Call[T]]) -> Iterator[T]:
     # as many as have work for one core; twice that, since waits differ
     num_threads = min(ceil(2 * wall_s / cpu_s), MAX_THREADS)
     with ThreadPoolExecutor(num_threads, "ahead") as pool:
-        ahead = call_ahead(pool, blocks, lambda num_blocks, _: num_blocks >= num_threads)
-        yield from chain.from_iterable(ahead)
+        yield from chain.from_iterable(call_ahead(pool, blocks, lambda: num_threads))
 
 
 def _count_waits() -> int:

@@ -1,7 +1,7 @@
 """Objects on whatever else fsspec opens: `gs://`, `az://`, `hf://`, `memory://`, ..."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from time import perf_counter
 from typing import Any
@@ -15,6 +15,7 @@ from mnist_ocr.storage import (
     ByteRange,
     ObjectInfo,
     Page,
+    Read,
     Store,
     check_size,
 )
@@ -107,6 +108,12 @@ class FsspecStore(Store):
             return self._failed("read", error)
         kind = {401: "forbidden", 403: "forbidden", 410: "missing"}.get(status, "unreadable")
         return ObjectError(kind, f"The server answers {status} for {self.uri_of(name)}.")
+
+    def _read_ahead(self, reads: Iterable[Read]) -> Iterator[bytes | ObjectError]:
+        """One after the other, unless the file system is made for more (FTP has one connection)."""
+        if self._filesystem.async_impl:
+            return super()._read_ahead(reads)
+        return (read() for _, read in reads)
 
     def write(self, name: str, data: bytes) -> None:
         """One put; atomic where the file system's own put is."""

@@ -33,9 +33,6 @@ REQUESTS_PER_TASK = 4
 """A thread sends these one after the other, since handing over takes time, too; a shard of 1,024
 objects still has 256 tasks."""
 
-MAX_BYTES_AHEAD = 256 * 1024**2
-"""Bytes fetched and not yet taken, so that large files do not fill a worker's memory."""
-
 LIST_RETRY_TIMEOUT_S = 4
 """Seconds for which a listing is repeated until its first answer: its URI may be wrong."""
 
@@ -155,12 +152,9 @@ class S3Store(Store):
         """In order, as many requests in flight as pay."""
         if self._threads is None:
             self._threads = ThreadPoolExecutor(MAX_IN_FLIGHT, "s3-get")
-
-        def is_full(num_blocks: int, num_bytes: int) -> bool:
-            return num_blocks >= self._requests.max_in_flight or num_bytes > MAX_BYTES_AHEAD
-
-        blocks = cut_into_blocks(reads, REQUESTS_PER_TASK)
-        return chain.from_iterable(call_ahead(self._threads, blocks, is_full))
+        tasks = cut_into_blocks(reads, REQUESTS_PER_TASK)
+        contents = call_ahead(self._threads, tasks, lambda: self._requests.max_in_flight)
+        return chain.from_iterable(contents)
 
     def write(self, name: str, data: bytes) -> None:
         """One PUT (a completed multipart upload for a large object): readers never see a part."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from mnist_ocr.ahead import call_in_blocks
+from mnist_ocr.ahead import Call, call_in_blocks
 from mnist_ocr.errors import ObjectError, UsageError
 from mnist_ocr.traffic import Traffic, TrafficMeter
 
@@ -26,8 +26,8 @@ PAGE_SIZE = 1000
 UNKNOWN_SIZE = -1
 """Size of an object that nobody has asked the store for yet."""
 
-UNKNOWN_BYTES = 1024**2
-"""What such an object is taken for: more than most crops of digits have."""
+UNKNOWN_BYTES = 4 * 1024**2
+"""What such an object is taken for: 64 are read at once, which are 640 MB of pages of 10 MB."""
 
 
 BROKEN_LINK = "missing"
@@ -55,8 +55,7 @@ class ByteRange(NamedTuple):
     etag: str
 
 
-Read = tuple[int, Callable[[], bytes | ObjectError]]
-"""The bytes that are to be read at most, and what reads them."""
+Read = Call[bytes | ObjectError]
 
 
 class Store(ABC):

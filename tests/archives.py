@@ -13,6 +13,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+FORMATS = (
+    "digits.tar",
+    "digits.tar.gz",
+    "digits.zip",
+    "stored.zip",
+    "binary.parquet",
+    "struct.parquet",
+    "digits-idx3-ubyte",
+    "digits-idx3-ubyte.gz",
+)
+"""Names that `write_containers` writes."""
+
 
 def encode_png(image: np.ndarray) -> bytes:
     return cv2.imencode(".png", image)[1].tobytes()

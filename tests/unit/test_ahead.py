@@ -3,13 +3,14 @@
 import threading
 import time
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count
 
 import pytest
 
 from mnist_ocr import ahead
-from mnist_ocr.ahead import call_in_blocks, run_ahead
+from mnist_ocr.ahead import call_ahead, call_in_blocks, run_ahead
 from mnist_ocr.errors import StorageUnreachableError
 
 
@@ -111,6 +112,23 @@ def test_large_results_are_not_held_together(
         taken += 1
     assert taken == 50
     assert most <= 2 + 1
+
+
+def test_large_results_wait_for_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many calls may be under way."""
+    monkeypatch.setattr(ahead, "MAX_BYTES_AHEAD", 3)
+    taken = most = 0
+    made = count(1)
+
+    def call() -> None:
+        nonlocal most
+        most = max(most, next(made) - taken)
+
+    with ThreadPoolExecutor(8) as pool:
+        for _ in call_ahead(pool, ((1, call) for _ in range(50)), lambda: 8):
+            taken += 1
+    assert taken == 50
+    assert most <= 3 + 1
 
 
 def test_error_of_a_call_that_waits_is_raised() -> None:

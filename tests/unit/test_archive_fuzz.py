@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from archives import write_containers
+from archives import FORMATS, write_containers
 
 from mnist_ocr.errors import ObjectError
 from mnist_ocr.labelling.inputs import open_source
@@ -14,17 +14,6 @@ NUM_IMAGES, NUM_CASES = 6, 40
 
 MAX_SECONDS = 20
 """For all cases of a format, which take less than one."""
-
-FORMATS = (
-    "digits.tar",
-    "digits.tar.gz",
-    "digits.zip",
-    "stored.zip",
-    "binary.parquet",
-    "struct.parquet",
-    "digits-idx3-ubyte",
-    "digits-idx3-ubyte.gz",
-)
 
 
 def damage(content: bytes, generator: np.random.Generator) -> bytes:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from archives import (
+    FORMATS,
     encode_png,
     pack_idx,
     pack_parquet,
@@ -30,17 +31,6 @@ from mnist_ocr.labelling.locator import Locator
 from mnist_ocr.labelling.sources import Source
 from mnist_ocr.local_store import LocalStore
 from mnist_ocr.storage import ByteRange, ObjectInfo
-
-FORMATS = (
-    "digits.tar",
-    "digits.tar.gz",
-    "digits.zip",
-    "stored.zip",
-    "binary.parquet",
-    "struct.parquet",
-    "digits-idx3-ubyte",
-    "digits-idx3-ubyte.gz",
-)
 
 
 @pytest.fixture(scope="module")

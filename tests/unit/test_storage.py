@@ -2,9 +2,12 @@
 
 import os
 import stat
+import threading
+import time
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from mnist_ocr.errors import ObjectError, UsageError
 from mnist_ocr.storage import UNKNOWN_SIZE, ByteRange, ObjectInfo, open_store, resolve_uri
@@ -114,6 +117,26 @@ def test_other_file_systems_work_through_fsspec() -> None:
     assert store.read("b/2.png") == b"two"
     with pytest.raises(ObjectError, match="There is no memory://bucket/scans/3"):
         store.read("3.png")
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_only_asynchronous_file_systems_are_read_by_several_threads(
+    is_async: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others may have one connection, as FTP has."""
+    threads = set()
+
+    def wait_and_read(self: MemoryFileSystem, path: str, *_: object) -> bytes:
+        threads.add(threading.current_thread())
+        time.sleep(0.001)
+        return path.encode()
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", wait_and_read)
+    monkeypatch.setattr(MemoryFileSystem, "async_impl", is_async)
+    infos = [ObjectInfo(f"{i}.png", 1, "") for i in range(200)]
+    contents = list(open_store("memory://bucket").read_many(infos))
+    assert contents == [f"/bucket/{i}.png".encode() for i in range(200)]
+    assert (threads == {threading.current_thread()}) == (not is_async)
 
 
 @pytest.mark.parametrize(
