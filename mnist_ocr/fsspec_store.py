@@ -52,6 +52,7 @@ class FsspecStore(Store):
     ) -> Iterator[Page]:
         """Pages of objects, from one complete listing."""
         try:
+            self._filesystem.invalidate_cache()  # others write, too
             found = self._filesystem.find(self._root, detail=True)
         except Exception as error:
             raise self._failed("list", error) from error

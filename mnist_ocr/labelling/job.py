@@ -9,6 +9,7 @@ from uuid import uuid4
 from mnist_ocr.digits.canonical import PREPROCESSING_VERSION
 from mnist_ocr.digits.model import Model, package_versions
 from mnist_ocr.errors import ObjectError, UsageError
+from mnist_ocr.labelling import lease
 from mnist_ocr.labelling.config import LabelConfig
 from mnist_ocr.labelling.sources import Source
 from mnist_ocr.storage import Store, is_local
@@ -87,7 +88,7 @@ def find_job(wanted: J, source: Source, output: Store) -> tuple[J, bool]:
         return wanted, True
     names = (info.name for page in output.list() for info in page)
     # "" is the marker of an S3 folder
-    if foreign := next((name for name in names if name and not name.startswith(".")), None):
+    if foreign := next((n for n in names if n and not n.startswith((".", lease.FOLDER))), None):
         raise UsageError(
             f"The output folder {output.uri} is in use: it holds {foreign} and no {JOB}. "
             "Choose an empty or new one."

@@ -28,6 +28,7 @@ from mnist_ocr.labelling.dataflow import (
 )
 from mnist_ocr.labelling.inputs import open_source
 from mnist_ocr.labelling.job import find_job, write_job
+from mnist_ocr.labelling.lease import Lease
 from mnist_ocr.labelling.manifest import ListingMonitor, check_input
 from mnist_ocr.labelling.packing import (
     PackJob,
@@ -39,7 +40,7 @@ from mnist_ocr.labelling.packing import (
 from mnist_ocr.labelling.report import Progress
 from mnist_ocr.labelling.summary import JobSummary, add_up, read_summary, write_summary
 from mnist_ocr.session import connect_ray
-from mnist_ocr.storage import open_store
+from mnist_ocr.storage import Store, open_store
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +92,20 @@ def pack(
         logger.info("%s is complete: nothing left to do.", output.uri)
         return replace(summary, num_images_this_run=0, wall_s=monotonic() - started)
     check_input(source)  # when resuming, too: a disk may not be mounted
+    with Lease(output) as lease:
+        job, is_new = find_job(job, source, output)  # another command may have begun it meanwhile
+        return _pack_rest(config, job, is_new, output, started, lease.guard(on_progress))
+
+
+def _pack_rest(
+    config: PackConfig,
+    job: PackJob,
+    is_new: bool,
+    output: Store,
+    started: float,
+    on_progress: Callable[[Progress], None],
+) -> PackSummary:
+    """Pack the shards that are not finished, and declare the job complete."""
     finished = [] if is_new else list_packed_shards(output)
     connect_ray()
     cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from mnist_ocr.digits.batch import OK
 from mnist_ocr.digits.classifier import NOT_A_DIGIT
 from mnist_ocr.errors import UsageError
+from mnist_ocr.labelling import lease
 from mnist_ocr.labelling.config import VerifyConfig
 from mnist_ocr.labelling.job import JOB, Job, read_job
 from mnist_ocr.labelling.manifest import (
@@ -98,8 +99,9 @@ def _check_files(output: Store, manifest: set[int], parts: set[int]) -> Iterator
     expected = {JOB, SUCCESS} | {part_name(shard) for shard in parts}
     for page in output.list():
         for info in page:
-            is_hidden = info.name == "" or info.name.startswith(".")  # a marker, a temporary file
-            if info.name not in expected and not info.name.startswith(FOLDER) and not is_hidden:
+            # a marker, a temporary file, those of other modules
+            is_known = info.name == "" or info.name.startswith((".", FOLDER, lease.FOLDER))
+            if info.name not in expected and not is_known:
                 yield f"{info.name} is foreign: readers of the folder may take it for labels."
 
 
