@@ -6,6 +6,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from mnist_ocr.crash import crash_point
 from mnist_ocr.errors import ObjectError, UsageError
 from mnist_ocr.storage import (
     BROKEN_LINK,
@@ -134,6 +135,7 @@ class LocalStore(Store):
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+            crash_point("temporary-written")
             temporary.replace(target)
             folder = os.open(target.parent, os.O_RDONLY)
             try:

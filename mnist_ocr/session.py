@@ -1,8 +1,11 @@
 """The Ray cluster that this process works on."""
 
 import logging
+import os
 
 import ray
+
+from mnist_ocr import crash
 
 
 def connect_ray() -> None:
@@ -12,5 +15,12 @@ def connect_ray() -> None:
     starts one all the same.
     """
     if not ray.is_initialized():
-        # workers' own lines stay in Ray's log files: what matters reaches the driver as results
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        # a cluster's workers have an environment of their own
+        variables = {name: os.environ[name] for name in {crash.VARIABLE} & os.environ.keys()}
+        ray.init(
+            include_dashboard=False,
+            # workers' own lines stay in Ray's log files: what matters reaches the driver as results
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"env_vars": variables} if variables else None,
+        )

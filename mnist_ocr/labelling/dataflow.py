@@ -71,7 +71,13 @@ def run_shards(
     """
     with _settings_of_ray_data(), _unwrapped_errors():
         source = ManifestSource(job, finished)
-        receipts = build(ray.data.read_datasource(source, override_num_blocks=1, num_cpus=0))
+        shards = ray.data.read_datasource(
+            source,
+            override_num_blocks=1,
+            num_cpus=0,
+            ray_remote_args={"max_retries": MAX_RETRIES},
+        )
+        receipts = build(shards)
         for bundle in receipts.iter_internal_ref_bundles():
             for entry in bundle.blocks:
                 for row in ray.get(entry.ref).to_pylist():

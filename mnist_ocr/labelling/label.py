@@ -8,20 +8,22 @@ from time import monotonic
 
 import ray
 
+from mnist_ocr.crash import crash_point
 from mnist_ocr.digits.calibration import Calibration
-from mnist_ocr.digits.model import load_model
+from mnist_ocr.digits.model import Model, load_model
 from mnist_ocr.labelling.bottleneck import RunTimes
 from mnist_ocr.labelling.config import LabelConfig
 from mnist_ocr.labelling.dataflow import follow, plan_workers
 from mnist_ocr.labelling.inputs import open_source
-from mnist_ocr.labelling.job import describe_job, find_job, write_job
+from mnist_ocr.labelling.job import Job, describe_job, find_job, write_job
+from mnist_ocr.labelling.lease import Lease
 from mnist_ocr.labelling.manifest import ListingMonitor, check_input, list_finished_shards
 from mnist_ocr.labelling.pipeline import label_shards
 from mnist_ocr.labelling.report import Progress
 from mnist_ocr.labelling.shards import read_receipts
 from mnist_ocr.labelling.summary import LabelSummary, add_up, read_summary, write_summary
 from mnist_ocr.session import connect_ray
-from mnist_ocr.storage import open_store
+from mnist_ocr.storage import Store, open_store
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,21 @@ def label(
     if job.threshold is None:
         logger.warning("%s", explain_no_threshold(config.max_risk, model.info.calibration))
     check_input(source)  # when resuming, too: a disk may not be mounted
+    with Lease(output) as lease:
+        job, is_new = find_job(job, source, output)  # another command may have begun it meanwhile
+        return _label_rest(config, job, is_new, model, output, started, lease.guard(on_progress))
+
+
+def _label_rest(
+    config: LabelConfig,
+    job: Job,
+    is_new: bool,
+    model: Model,
+    output: Store,
+    started: float,
+    on_progress: Callable[[Progress], None],
+) -> LabelSummary:
+    """Label the shards that are not finished, and declare the job complete."""
     finished = {} if is_new else list_finished_shards(output)
     connect_ray()
     cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
@@ -57,6 +74,7 @@ def label(
     )
     if is_new:
         write_job(output, job)
+        crash_point("job-written")
 
     earlier = list(read_receipts(output, list(finished.values())))
     num_before = sum(receipt.num_images for receipt in earlier)
@@ -84,7 +102,9 @@ def label(
         model_sha256=job.model_sha256,
         num_accepted=sum(receipt.num_accepted for receipt in [*earlier, *receipts]),
     )
+    crash_point("all-labelled")
     write_summary(output, summary)
+    crash_point("success-written")
     return summary
 
 

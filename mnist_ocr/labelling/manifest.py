@@ -18,6 +18,7 @@ from itertools import islice
 
 import pyarrow as pa
 
+from mnist_ocr.crash import crash_point
 from mnist_ocr.errors import ObjectError, UsageError
 from mnist_ocr.labelling.lanes import Lane, Listing
 from mnist_ocr.labelling.sources import Source
@@ -126,13 +127,17 @@ def iterate_shards(source: Source, output: Store, *, shard_size: int) -> Generat
             rows = listing.take(size_of_shard(next_shard, shard_size))
             if not rows:
                 break
+            crash_point("shard-listed")
             output.write(shard_name(next_shard), _encode(source, next_id, rows, listing.frontier))
+            crash_point("shard-recorded")
             yield next_shard
             next_shard, next_id = next_shard + 1, next_id + len(rows)
     if not next_id:
         raise UsageError(f"No objects under {source.uri} any more: it was emptied, or unmounted.")
     totals = {"num_shards": next_shard, "num_images": next_id}
+    crash_point("listing-ended")
     output.write(COMPLETE, json.dumps(totals).encode())
+    crash_point("listing-recorded")
 
 
 class ListingMonitor:

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mnist_ocr.crash import crash_point
 from mnist_ocr.digits.batch import BLANK, OK, ImageBatch, prepare_images
 from mnist_ocr.digits.classifier import NOT_A_DIGIT, Predictions
 from mnist_ocr.errors import ObjectError, UsageError
@@ -78,6 +79,7 @@ def read_images(
     source.take_traffic()  # of a shard that failed half-way
     objects = manifest.objects(source)
     batch = prepare_images(source.read_many(objects), len(objects), watch)
+    crash_point("shard-read")
     return batch, source.take_traffic()
 
 
@@ -90,6 +92,7 @@ def write_predictions(
     traffic: Traffic,
 ) -> Receipt:
     """Commit a shard: its Parquet file appears whole, or not at all."""
+    crash_point("shard-predicted")
     rows = manifest.table
     assert len(predictions.status) == len(rows), "a shard was split on its way"
     statuses = Counter(predictions.status.tolist())
@@ -104,6 +107,7 @@ def write_predictions(
         "receipt": receipt.encode(),
     }
     output.write(part_name(shard), encode_table(table, metadata))
+    crash_point("part-written")
     return receipt
 
 
