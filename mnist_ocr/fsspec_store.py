@@ -17,6 +17,7 @@ from mnist_ocr.storage import (
     Page,
     Read,
     Store,
+    changed,
     check_size,
 )
 
@@ -78,10 +79,14 @@ class FsspecStore(Store):
             raise self._failed("find", error) from error
         return _describe(name, detail) if detail.get("type") == "file" else None
 
-    def read(self, name: str, etag: str = "", max_bytes: int | None = None) -> bytes:
-        """An object's content; not every file system has etags, so they are not compared."""
+    def read(
+        self, name: str, etag: str = "", max_bytes: int | None = None, size: int = UNKNOWN_SIZE
+    ) -> bytes:
+        """An object's content; not every file system has etags: only its size is compared."""
         data = self._read(name, 0, None if max_bytes is None else max_bytes + 1)
         check_size(self.uri_of(name), len(data), max_bytes)
+        if len(data) != size != UNKNOWN_SIZE:
+            raise changed(self.uri_of(name))
         return data
 
     def read_range(self, wanted: ByteRange) -> bytes:

@@ -11,10 +11,12 @@ from mnist_ocr.errors import ObjectError, UsageError
 from mnist_ocr.storage import (
     BROKEN_LINK,
     PAGE_SIZE,
+    UNKNOWN_SIZE,
     ByteRange,
     ObjectInfo,
     Page,
     Store,
+    changed,
     check_size,
 )
 
@@ -86,8 +88,10 @@ class LocalStore(Store):
         is_file = stat.S_ISREG(status.st_mode)
         return ObjectInfo(name, status.st_size, _etag(status)) if is_file else None
 
-    def read(self, name: str, etag: str = "", max_bytes: int | None = None) -> bytes:
-        """A file's content."""
+    def read(
+        self, name: str, etag: str = "", max_bytes: int | None = None, size: int = UNKNOWN_SIZE
+    ) -> bytes:
+        """A file's content; its etag holds its size."""
         return self._read(name, etag, 0, None, max_bytes)
 
     def read_range(self, wanted: ByteRange) -> bytes:
@@ -103,7 +107,7 @@ class LocalStore(Store):
             try:
                 status = os.fstat(descriptor)
                 if etag and _etag(status) != etag:
-                    raise ObjectError("changed", f"{path} has changed since it was listed.")
+                    raise changed(path)
                 check_size(path, status.st_size, max_bytes)
                 if start:
                     os.lseek(descriptor, start, os.SEEK_SET)

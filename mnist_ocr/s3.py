@@ -7,6 +7,7 @@ through botocore). All go through `S3Requests`, which paces, repeats and counts.
 """
 
 import contextlib
+import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,7 +15,7 @@ from itertools import chain
 from typing import Any
 
 import obstore
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, IncompleteReadError
 from obstore.exceptions import BaseError
 
 from mnist_ocr.ahead import call_ahead, cut_into_blocks
@@ -24,7 +25,17 @@ from mnist_ocr.s3_clients import S3Clients
 from mnist_ocr.s3_errors import ErrorSorter, error_code
 from mnist_ocr.s3_listing import read_page
 from mnist_ocr.s3_requests import RETRY_TIMEOUT_S, S3Requests
-from mnist_ocr.storage import PAGE_SIZE, ByteRange, ObjectInfo, Read, Store, check_size
+from mnist_ocr.storage import (
+    MAX_SHORT_ANSWERS,
+    PAGE_SIZE,
+    UNKNOWN_SIZE,
+    ByteRange,
+    ObjectInfo,
+    Read,
+    Store,
+    changed,
+    check_size,
+)
 
 MAX_LANES = 32
 """Pages of a listing in flight: S3 takes 0.1 to 0.3 s for one, the client 4 ms."""
@@ -92,8 +103,20 @@ class S3Store(Store):
         self._has_been_listed = True
         return response
 
-    def read(self, name: str, etag: str = "", max_bytes: int | None = None) -> bytes:
+    def read(
+        self, name: str, etag: str = "", max_bytes: int | None = None, size: int = UNKNOWN_SIZE
+    ) -> bytes:
         """An object's content; its etag is compared with that of the response."""
+        for _ in range(MAX_SHORT_ANSWERS):
+            data = self._read(name, etag, max_bytes)
+            if len(data) == size or size == UNKNOWN_SIZE:
+                return data
+        if not etag:
+            raise changed(self.uri_of(name))
+        error = f"The store gives {len(data):,} of the {size:,} bytes of {self.uri_of(name)}."
+        raise ObjectError("unreadable", error)
+
+    def _read(self, name: str, etag: str, max_bytes: int | None) -> bytes:
         key = self._folder + name
         if key != key.strip("/"):  # obstore would strip it: "scans/" is an object, too
             return self._read_any_key(name, etag, max_bytes)
@@ -125,7 +148,7 @@ class S3Store(Store):
 
     def _check_etag(self, name: str, listed: str, found: str) -> None:
         if listed and found.strip('"') != listed:
-            raise ObjectError("changed", f"{self.uri_of(name)} has changed since it was listed.")
+            raise changed(self.uri_of(name))
 
     def _read_any_key(
         self, name: str, etag: str, max_bytes: int | None = None, byte_range: str | None = None
@@ -144,7 +167,9 @@ class S3Store(Store):
             with contextlib.closing(response["Body"]) as body:
                 self._check_etag(name, etag, response["ETag"])
                 check_size(self.uri_of(name), response["ContentLength"], max_bytes)
-                return bytes(body.read())
+                data = bytes(body.read())
+            check_range(data, response.get("ContentRange", ""))
+            return data
 
         return self._requests.send(send, self._explain(name))
 
@@ -173,3 +198,11 @@ class S3Store(Store):
         """One DELETE."""
         with contextlib.suppress(FileNotFoundError, BaseError):
             obstore.delete(self._requests.clients.obstore, self._folder + name)
+
+
+def check_range(data: bytes, content_range: str) -> None:
+    """Refuse an answer that does not have the bytes that it says: `bytes 0-99/1234`, or ""."""
+    if found := re.fullmatch(r"bytes (\d+)-(\d+)/.*", content_range):
+        expected = int(found[2]) + 1 - int(found[1])
+        if len(data) != expected:
+            raise IncompleteReadError(actual_bytes=len(data), expected_bytes=expected)

@@ -20,6 +20,12 @@ from mnist_ocr.s3_listing import take_out_contents
 CONNECT_TIMEOUT_S = 10
 """Seconds to wait for a store to take a connection; a firewall may drop it without a word."""
 
+READ_TIMEOUT_S = 15
+"""Seconds without a byte after which a request is given up, and repeated."""
+
+REQUEST_TIMEOUT_S = 120
+"""Seconds that a whole request may take: an object of 128 MiB at 1.1 MB/s."""
+
 CREDENTIAL_LIFE = timedelta(minutes=5)
 """How long obstore may keep credentials before it asks botocore, which refreshes them, again."""
 
@@ -55,6 +61,7 @@ def connect(uri: str, bucket: str, *, anonymous: bool, region: str | None = None
             region_name=region or session.get_config_variable("region") or "us-east-1",
             config=Config(
                 connect_timeout=CONNECT_TIMEOUT_S,
+                read_timeout=READ_TIMEOUT_S,
                 max_pool_connections=MAX_IN_FLIGHT,
                 retries={"total_max_attempts": 1},
                 signature_version=UNSIGNED if anonymous else None,
@@ -73,6 +80,8 @@ def connect(uri: str, bucket: str, *, anonymous: bool, region: str | None = None
         client_options={
             "allow_http": endpoint.startswith("http://"),
             "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
+            "read_timeout": timedelta(seconds=READ_TIMEOUT_S),
+            "timeout": timedelta(seconds=REQUEST_TIMEOUT_S),
             "pool_max_idle_per_host": str(MAX_IN_FLIGHT),
         },
         retry_config={"max_retries": 0},

@@ -9,11 +9,12 @@ A store is a folder: `name` is relative to it, `store.uri_of(name)` absolute. Li
 order of the UTF-8 names everywhere, so that a bucket and its copy on disk list alike.
 """
 
+import contextlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from mnist_ocr.ahead import Call, call_in_blocks
 from mnist_ocr.errors import ObjectError, UsageError
@@ -29,6 +30,9 @@ UNKNOWN_SIZE = -1
 UNKNOWN_BYTES = 4 * 1024**2
 """What such an object is taken for: 64 are read at once, which are 640 MB of pages of 10 MB."""
 
+
+MAX_SHORT_ANSWERS = 3
+"""After as many answers that lack bytes, asking again does not help."""
 
 BROKEN_LINK = "missing"
 """Etag of a file that its folder names and that is not there."""
@@ -54,6 +58,8 @@ class ByteRange(NamedTuple):
     length: int
     etag: str
 
+
+T = TypeVar("T")
 
 Read = Call[bytes | ObjectError]
 
@@ -98,8 +104,16 @@ class Store(ABC):
         return first if first and first.name == name else None
 
     @abstractmethod
-    def read(self, name: str, etag: str = "", max_bytes: int | None = None) -> bytes:
+    def read(
+        self, name: str, etag: str = "", max_bytes: int | None = None, size: int = UNKNOWN_SIZE
+    ) -> bytes:
         """An object's content, in one request.
+
+        Args:
+            name: Of the object.
+            etag: As it was listed; "" for any.
+            max_bytes: Refuse a larger one.
+            size: As it was listed: an answer of another length is none.
 
         Raises:
             ObjectError: the object is missing, forbidden, throttled, larger than `max_bytes` or,
@@ -107,6 +121,21 @@ class Store(ABC):
             UsageError: the credentials are not accepted.
             StorageUnreachableError: the store does not answer.
         """
+
+    def read_as(self, name: str, parse: Callable[[bytes], T]) -> T:
+        """An object's content, as `parse` makes it: for objects of an unknown size.
+
+        A proxy may have cut the answer, so that one that `parse` refuses is asked for again.
+
+        Raises:
+            ValueError: as `parse` does, at last.
+            ObjectError: as `read` does, which see for the rest.
+        """
+        for _ in range(MAX_SHORT_ANSWERS - 1):
+            data = self.read(name)
+            with contextlib.suppress(ValueError):
+                return parse(data)
+        return parse(self.read(name))
 
     @abstractmethod
     def read_range(self, wanted: ByteRange) -> bytes:
@@ -135,7 +164,7 @@ class Store(ABC):
         return self._read_ahead(
             (
                 info.size if info.size >= 0 else UNKNOWN_BYTES,
-                partial(_try, self.read, info.name, info.etag, max_bytes),
+                partial(_try, self.read, info.name, info.etag, max_bytes, info.size),
             )
             for info in objects
         )
@@ -198,6 +227,11 @@ def open_store(uri: str, *, anonymous: bool = False) -> Store:
     from mnist_ocr.fsspec_store import FsspecStore
 
     return FsspecStore(uri)
+
+
+def changed(uri: str) -> ObjectError:
+    """An object is not the one that was listed."""
+    return ObjectError("changed", f"{uri} has changed since it was listed.")
 
 
 def check_size(uri: str, size: int, max_bytes: int | None) -> None:

@@ -100,7 +100,9 @@ class SimulatedStore(Store):
                 raise StorageUnreachableError(f"No usable answer for {self.uri}.")
         time.sleep(self._latency_s / (10 if page_size == 1 else 1))
 
-    def read(self, name: str, etag: str = "", max_bytes: int | None = None) -> bytes:
+    def read(
+        self, name: str, etag: str = "", max_bytes: int | None = None, size: int = -1
+    ) -> bytes:
         """Nothing is stored."""
         raise NotImplementedError
 

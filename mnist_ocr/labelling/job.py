@@ -103,7 +103,7 @@ def read_job(output: Store, kind: type[J]) -> J | None:
         UsageError: `_job.json` is not one of this command's.
     """
     try:
-        fields = json.loads(output.read(JOB))
+        fields = output.read_as(JOB, json.loads)
         return kind(**{**fields, "extensions": tuple(fields["extensions"])})
     except ObjectError as error:
         if error.status != "missing":

@@ -162,7 +162,7 @@ class Lease:
             for info in page:
                 if _NAME.fullmatch(info.name) and info.name != self._name:
                     try:
-                        claims[info.name] = Claim(**json.loads(self._output.read(info.name)))
+                        claims[info.name] = Claim(**self._output.read_as(info.name, json.loads))
                     except ObjectError:
                         continue  # taken back meanwhile
         return claims

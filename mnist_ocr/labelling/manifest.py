@@ -61,6 +61,11 @@ class ManifestShard:
     table: pa.Table
     """Rows of `SCHEMA`, in id order."""
 
+    @classmethod
+    def decode(cls, data: bytes) -> "ManifestShard":
+        """The shard that a file holds."""
+        return cls(pa.ipc.open_file(pa.BufferReader(data)).read_all())
+
     @property
     def frontier(self) -> list[Lane]:
         """What was left to list when this shard was full."""
@@ -89,14 +94,13 @@ def read_shard(output: Store, shard: int) -> ManifestShard:
         ObjectError: it is not there.
         pa.ArrowInvalid: it is damaged.
     """
-    data = output.read(shard_name(shard))
-    return ManifestShard(pa.ipc.open_file(pa.BufferReader(data)).read_all())
+    return output.read_as(shard_name(shard), ManifestShard.decode)
 
 
 def read_totals(output: Store) -> dict[str, int] | None:
     """`num_shards` and `num_images` once the listing has ended, else None."""
     try:
-        totals: dict[str, int] = json.loads(output.read(COMPLETE))
+        totals: dict[str, int] = output.read_as(COMPLETE, json.loads)
     except ObjectError as error:
         if error.status != "missing":
             raise

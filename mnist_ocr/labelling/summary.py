@@ -157,7 +157,7 @@ def read_summary(output: Store, kind: type[S]) -> S | None:
         UsageError: it is damaged.
     """
     try:
-        fields = json.loads(output.read(SUCCESS))
+        fields = output.read_as(SUCCESS, json.loads)
         return kind(**{**fields, "times": RunTimes(**fields["times"])})
     except ObjectError as error:
         if error.status != "missing":

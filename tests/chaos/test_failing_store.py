@@ -8,9 +8,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from faulty_proxy import FAULTS, serve_faults
 from proxies import SLOW_DOWN, Answer, Policy, proxy
 from services import S3Server, label_at
 
+from mnist_ocr.errors import ObjectError
 from mnist_ocr.storage import open_store
 from mnist_ocr.training.config import DatasetConfig
 from mnist_ocr.training.datasets import load_dataset
@@ -104,3 +106,35 @@ def test_throttled_job_settles_at_the_stores_limit(
     settled = range(limited_since[0] + 5, limited_since[0] + 11)
     assert np.mean([served[second] for second in settled]) >= 0.85 * LIMIT, served
     assert np.mean([refused[second] for second in settled]) <= 0.15 * LIMIT, refused
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_disturbed_answer_is_never_taken_for_content(
+    fault: str, rclone_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fifth of all answers: objects are read, listed and written right, or it is said why not."""
+    for name, value in rclone_server.environment.items():
+        monkeypatch.setenv(name, value)
+    bucket = f"fault-{FAULTS.index(fault)}"
+    folder = rclone_server.make_bucket(bucket)
+    contents = {f"{i:03d}.bin": bytes([i]) * (300 + i) for i in range(80)}
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    with serve_faults(rclone_server.endpoint, seed=0) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        store = open_store(f"s3://{bucket}")
+        proxy.faults, proxy.rate = (fault,), 0.2
+        infos = [info for page in store.list(page_size=20) for info in page]
+        answers = dict(zip((info.name for info in infos), store.read_many(infos), strict=True))
+        for i in range(10):
+            store.write(f"written/{i}.bin", contents["001.bin"])
+    assert proxy.done[fault] > 5
+    assert answers.keys() == contents.keys()
+    errors = {name: answer for name, answer in answers.items() if isinstance(answer, ObjectError)}
+    assert {name: answers[name] for name in contents.keys() - errors} == {
+        name: contents[name] for name in contents.keys() - errors
+    }
+    told = {"changed etag": {"changed"}, "wrong length": {"unreadable"}}.get(fault, set())
+    assert {error.status for error in errors.values()} <= told
+    assert len(errors) < 40
+    assert {path.read_bytes() for path in folder.glob("written/*")} == {contents["001.bin"]}

@@ -156,7 +156,9 @@ def test_fault_of_the_store_is_no_skip(
     """An outage does not turn into a smaller dataset."""
 
     class Faulty(LocalStore):
-        def read(self, name: str, etag: str = "", max_bytes: int | None = None) -> bytes:
+        def read(
+            self, name: str, etag: str = "", max_bytes: int | None = None, size: int = -1
+        ) -> bytes:
             raise ObjectError(status, "The store asked to slow down.")
 
     write_folder(tmp_path)
@@ -189,7 +191,9 @@ def test_store_that_does_not_answer_is_no_skip(
     """An outage is not counted as unreadable images."""
 
     class Unreachable(LocalStore):
-        def read(self, name: str, etag: str = "", max_bytes: int | None = None) -> bytes:
+        def read(
+            self, name: str, etag: str = "", max_bytes: int | None = None, size: int = -1
+        ) -> bytes:
             raise StorageUnreachableError("no answer")
 
     monkeypatch.setattr("mnist_ocr.training.labelled_scans.open_store", Unreachable)

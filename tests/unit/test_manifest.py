@@ -226,7 +226,9 @@ class ForbiddenStore(LocalStore):
 
     forbidden: tuple[str, ...] = ()
 
-    def read(self, name: str, etag: str = "", max_bytes: int | None = None) -> bytes:
+    def read(
+        self, name: str, etag: str = "", max_bytes: int | None = None, size: int = -1
+    ) -> bytes:
         """Refuse some."""
         if name in self.forbidden:
             raise ObjectError("forbidden", f"No permission to read {name}.")

@@ -25,7 +25,9 @@ class CountingStore(LocalStore):
         super().__init__(uri)
         self.reads: Counter[str] = Counter()
 
-    def read(self, name: str, etag: str = "", max_bytes: int | None = None) -> bytes:
+    def read(
+        self, name: str, etag: str = "", max_bytes: int | None = None, size: int = -1
+    ) -> bytes:
         """Count."""
         self.reads[name] += 1
         return super().read(name, etag, max_bytes)

@@ -117,6 +117,8 @@ def test_other_file_systems_work_through_fsspec() -> None:
     assert store.read("b/2.png") == b"two"
     with pytest.raises(ObjectError, match="There is no memory://bucket/scans/3"):
         store.read("3.png")
+    with pytest.raises(ObjectError, match="has changed since it was listed"):
+        store.read("1.png", size=4)
 
 
 @pytest.mark.parametrize("is_async", [False, True])
@@ -133,7 +135,7 @@ def test_only_asynchronous_file_systems_are_read_by_several_threads(
 
     monkeypatch.setattr(MemoryFileSystem, "cat_file", wait_and_read)
     monkeypatch.setattr(MemoryFileSystem, "async_impl", is_async)
-    infos = [ObjectInfo(f"{i}.png", 1, "") for i in range(200)]
+    infos = [ObjectInfo(f"{i}.png", len(f"/bucket/{i}.png"), "") for i in range(200)]
     contents = list(open_store("memory://bucket").read_many(infos))
     assert contents == [f"/bucket/{i}.png".encode() for i in range(200)]
     assert (threads == {threading.current_thread()}) == (not is_async)
