@@ -3,6 +3,7 @@
 Exception
 |-- ValueError
 |   |-- UsageError                  the command cannot work as given       exit 2
+|   |   +-- DamagedOutputError      a file of the output is spoilt or gone
 |   +-- UnreadableImageError        (digits/decoding.py) becomes a row
 |-- ConnectionError
 |   |-- StorageUnreachableError     the store does not answer              exit 1
@@ -19,6 +20,10 @@ class UsageError(ValueError):
     Most are found before anything is written; of those that are not, such as a full disk, the
     same command resumes once the cause is gone.
     """
+
+
+class DamagedOutputError(UsageError):
+    """A file of an output is not as it was written, or gone; says what to do about it."""
 
 
 class StorageUnreachableError(ConnectionError):

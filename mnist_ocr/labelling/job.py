@@ -1,16 +1,17 @@
 """`OUTPUT/_job.json`: what a job is. A run that is not the same job may not add to an output."""
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, ClassVar, TypeVar
 from uuid import uuid4
 
 from mnist_ocr.digits.canonical import PREPROCESSING_VERSION
 from mnist_ocr.digits.model import Model, package_versions
-from mnist_ocr.errors import ObjectError, UsageError
+from mnist_ocr.errors import UsageError
 from mnist_ocr.labelling import lease
 from mnist_ocr.labelling.config import LabelConfig
+from mnist_ocr.labelling.documents import read_document
 from mnist_ocr.labelling.sources import Source
 from mnist_ocr.storage import Store, is_local
 
@@ -20,6 +21,9 @@ JOB = "_job.json"
 @dataclass(frozen=True, kw_only=True)
 class ShardJob:
     """Everything that a shard's output depends on; workers get a copy."""
+
+    command: ClassVar[str]
+    """Whose job it is."""
 
     job_id: str
     input_uri: str
@@ -41,6 +45,8 @@ class ShardJob:
 @dataclass(frozen=True, kw_only=True)
 class Job(ShardJob):
     """A labelling job."""
+
+    command = "label"
 
     max_risk: float
     threshold: float | None
@@ -100,20 +106,27 @@ def read_job(output: Store, kind: type[J]) -> J | None:
     """The job on record, or None where there is none.
 
     Raises:
-        UsageError: `_job.json` is not one of this command's.
+        DamagedOutputError: `_job.json` is damaged.
+        UsageError: it is not one of this command's.
     """
-    try:
-        fields = output.read_as(JOB, json.loads)
-        return kind(**{**fields, "extensions": tuple(fields["extensions"])})
-    except ObjectError as error:
-        if error.status != "missing":
-            raise
+    document = read_document(
+        output, JOB, _decode, "Restore it from a copy, or choose another folder."
+    )
+    if document is None:
         return None
-    except (ValueError, TypeError, KeyError) as error:
+    if different := sorted(document.keys() ^ {field.name for field in fields(kind)}):
         raise UsageError(
-            f"{output.uri_of(JOB)} is damaged, or of another command or version of mnist-ocr "
-            f"({error}). Choose another output folder."
-        ) from error
+            f"{output.uri} holds no job of `mnist-ocr {kind.command}`: {JOB} is of another command "
+            f"or version of mnist-ocr, which differs in {', '.join(different)}. Choose another "
+            "folder."
+        )
+    return kind(**document)
+
+
+def _decode(document: Any) -> dict[str, Any]:
+    return {
+        key: tuple(value) if key == "extensions" else value for key, value in dict(document).items()
+    }
 
 
 def check_same_job(recorded: ShardJob, wanted: ShardJob) -> None:

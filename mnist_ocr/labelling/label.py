@@ -17,7 +17,12 @@ from mnist_ocr.labelling.dataflow import follow, plan_workers
 from mnist_ocr.labelling.inputs import open_source
 from mnist_ocr.labelling.job import Job, describe_job, find_job, write_job
 from mnist_ocr.labelling.lease import Lease
-from mnist_ocr.labelling.manifest import ListingMonitor, check_input, list_finished_shards
+from mnist_ocr.labelling.manifest import (
+    ListingMonitor,
+    check_finished,
+    check_input,
+    list_finished_shards,
+)
 from mnist_ocr.labelling.pipeline import label_shards
 from mnist_ocr.labelling.report import Progress
 from mnist_ocr.labelling.shards import read_receipts
@@ -67,6 +72,7 @@ def _label_rest(
 ) -> LabelSummary:
     """Label the shards that are not finished, and declare the job complete."""
     finished = {} if is_new else list_finished_shards(output)
+    check_finished(output, finished)
     connect_ray()
     cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     num_actors, num_gpus_per_actor = plan_workers(

@@ -6,28 +6,31 @@
 
 A manifest shard is written before anything labels it and never changed; labelling turns each into
 one Parquet file. Its metadata hold the frontier, what was left to list when it was full: the last
-shard alone says where a listing that was cut off goes on. Arrow IPC and not Parquet, so that a
-reader that takes every `*.parquet` below the output (DuckDB does) finds predictions only.
+shard alone says where a listing that was cut off goes on. Of one shard: manifest_shard.py.
 """
 
 import json
 import re
-from collections.abc import Collection, Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Generator, Iterable
 from itertools import islice
 
-import pyarrow as pa
-
 from mnist_ocr.crash import crash_point
-from mnist_ocr.errors import ObjectError, UsageError
+from mnist_ocr.errors import DamagedOutputError, ObjectError, UsageError
+from mnist_ocr.labelling.documents import read_document
 from mnist_ocr.labelling.lanes import Lane, Listing
+from mnist_ocr.labelling.manifest_shard import (
+    COMPLETE,
+    FOLDER,
+    SHARD_NAME,
+    encode_shard,
+    explain_relisting,
+    read_shard,
+    shard_name,
+)
 from mnist_ocr.labelling.sources import Source
 from mnist_ocr.storage import ObjectInfo, Store
 
-FOLDER = "_manifest/"
-COMPLETE = FOLDER + "complete.json"
-
-_SHARD_NAME = re.compile(r"_manifest/(\d{8})\.arrow")
+PART_NAME = re.compile(r"part-(\d{8})\.parquet")
 
 FIRST_SHARD_SIZE = 1024
 """Images in each of the first two shards; then two of twice as many, and so on up to the job's
@@ -40,72 +43,19 @@ list a few pages, and then rarely, since lanes of few large archives are probed 
 MAX_PROBE_BYTES = 1024**2
 """Larger objects are not fetched merely to see whether that is allowed."""
 
-SCHEMA = pa.schema(
-    [
-        pa.field("id", pa.int64(), nullable=False),
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("size", pa.int64(), nullable=False),
-        pa.field("etag", pa.string(), nullable=False),
-    ]
-)
-
-
-FRONTIER = b"frontier"
-"""Key of a JSON list in a shard's metadata: name, size, etag and `until` of each lane."""
-
-
-@dataclass(frozen=True)
-class ManifestShard:
-    """A frozen list of input objects: the unit of work."""
-
-    table: pa.Table
-    """Rows of `SCHEMA`, in id order."""
-
-    @classmethod
-    def decode(cls, data: bytes) -> "ManifestShard":
-        """The shard that a file holds."""
-        return cls(pa.ipc.open_file(pa.BufferReader(data)).read_all())
-
-    @property
-    def frontier(self) -> list[Lane]:
-        """What was left to list when this shard was full."""
-        lanes = json.loads(self.table.schema.metadata[FRONTIER])
-        return [Lane(ObjectInfo(*after), until) for *after, until in lanes]
-
-    def objects(self, source: Source) -> list[ObjectInfo]:
-        """The rows as the source knows them."""
-        skip = len(_escape(source.uri_of("")))
-        columns = (self.table[name].to_pylist() for name in ("path", "size", "etag"))
-        return [
-            ObjectInfo(_unescape(path[skip:]), size, etag)
-            for path, size, etag in zip(*columns, strict=True)
-        ]
-
-
-def shard_name(shard: int) -> str:
-    """Name of a manifest shard below the output folder."""
-    return f"{FOLDER}{shard:08d}.arrow"
-
-
-def read_shard(output: Store, shard: int) -> ManifestShard:
-    """One manifest shard.
-
-    Raises:
-        ObjectError: it is not there.
-        pa.ArrowInvalid: it is damaged.
-    """
-    return output.read_as(shard_name(shard), ManifestShard.decode)
-
 
 def read_totals(output: Store) -> dict[str, int] | None:
-    """`num_shards` and `num_images` once the listing has ended, else None."""
-    try:
-        totals: dict[str, int] = output.read_as(COMPLETE, json.loads)
-    except ObjectError as error:
-        if error.status != "missing":
-            raise
-        return None
-    return totals
+    """`num_shards` and `num_images` once the listing has ended, else None.
+
+    Raises:
+        DamagedOutputError: it is damaged.
+    """
+    return read_document(
+        output,
+        COMPLETE,
+        lambda totals: {name: int(totals[name]) for name in ("num_shards", "num_images")},
+        "Delete it and _SUCCESS, then run the same command again.",
+    )
 
 
 def iterate_shards(source: Source, output: Store, *, shard_size: int) -> Generator[int, None, None]:
@@ -113,10 +63,21 @@ def iterate_shards(source: Source, output: Store, *, shard_size: int) -> Generat
 
     A listing that was cut off goes on where the last shard on record ends; one that has ended is
     not repeated, so objects that arrive later belong to another job.
+
+    Raises:
+        DamagedOutputError: a shard on record is missing, or damaged.
+        UsageError: the input cannot be listed.
+        StorageUnreachableError: a store does not answer.
     """
+    totals = read_totals(output)  # first, so that there are as many shards even if another lists
     shards = list_shards(output)
+    if totals and totals["num_shards"] != len(shards):
+        raise DamagedOutputError(
+            f"{output.uri_of(COMPLETE)} counts {totals['num_shards']:,} manifest shards, there are "
+            f"{len(shards):,}. {explain_relisting(min(totals['num_shards'], len(shards)))}"
+        )
     yield from shards
-    if read_totals(output):
+    if totals:
         return
     next_shard, next_id, frontier = 0, 0, [Lane()]
     if shards:
@@ -131,8 +92,9 @@ def iterate_shards(source: Source, output: Store, *, shard_size: int) -> Generat
             rows = listing.take(size_of_shard(next_shard, shard_size))
             if not rows:
                 break
+            data = encode_shard(source, next_id, rows, listing.frontier)
             crash_point("shard-listed")
-            output.write(shard_name(next_shard), _encode(source, next_id, rows, listing.frontier))
+            output.write(shard_name(next_shard), data)
             crash_point("shard-recorded")
             yield next_shard
             next_shard, next_id = next_shard + 1, next_id + len(rows)
@@ -161,7 +123,7 @@ class ListingMonitor:
             return
         for page in self._output.list(FOLDER, self._last_name):
             for info in page:
-                if match := _SHARD_NAME.fullmatch(info.name):
+                if match := SHARD_NAME.fullmatch(info.name):
                     self.num_listed += size_of_shard(int(match[1]), self._shard_size)
                     self._last_name = info.name
         if totals := read_totals(self._output):  # the last shard may have fewer
@@ -201,14 +163,43 @@ def check_input(source: Source) -> None:
         raise UsageError(f"No objects{wanted} under {source.uri}. {advice}")
 
 
-def list_shards(output: Store) -> list[int]:
-    """Numbers of the manifest shards on record, in order."""
-    return list(list_numbered(output, FOLDER, _SHARD_NAME))
+def list_shards(output: Store) -> range:
+    """Numbers of the manifest shards on record.
+
+    Raises:
+        DamagedOutputError: one is missing before another.
+    """
+    shards = list_numbered(output, FOLDER, SHARD_NAME)
+    lost = find_gap(shards)
+    if lost < len(shards):
+        raise DamagedOutputError(
+            f"{output.uri_of(shard_name(lost))} is missing. {explain_relisting(lost)}"
+        )
+    return range(len(shards))
+
+
+def find_gap(shards: Collection[int]) -> int:
+    """The first number that is not among them."""
+    return next(number for number in range(len(shards) + 1) if number not in shards)
+
+
+def check_finished(output: Store, finished: Iterable[int]) -> None:
+    """Make sure that the manifest knows the finished shards, so that none has others' rows.
+
+    Raises:
+        DamagedOutputError: a manifest shard is missing.
+    """
+    last = max(finished, default=-1)
+    if last >= 0 and last >= (num_shards := len(list_shards(output))):
+        raise DamagedOutputError(
+            f"{output.uri_of(shard_name(num_shards))} is missing, though shard {last:08d} is "
+            f"finished. {explain_relisting(num_shards)}"
+        )
 
 
 def list_finished_shards(output: Store) -> dict[int, ObjectInfo]:
     """The Parquet files that exist by the numbers of their shards, in order."""
-    return list_numbered(output, "part-", re.compile(r"part-(\d{8})\.parquet"))
+    return list_numbered(output, "part-", PART_NAME)
 
 
 def part_name(shard: int) -> str:
@@ -220,41 +211,3 @@ def list_numbered(output: Store, prefix: str, pattern: re.Pattern[str]) -> dict[
     """Objects whose name begins with `prefix` and matches, by the number in it, in order."""
     infos = (info for page in output.list(prefix) for info in page)
     return {int(match[1]): info for info in infos if (match := pattern.fullmatch(info.name))}
-
-
-def _encode(
-    source: Source, first_id: int, rows: Collection[ObjectInfo], frontier: Sequence[Lane]
-) -> bytes:
-    lanes = [[*lane.after, lane.until] for lane in frontier if lane.after]
-    table = pa.Table.from_arrays(
-        [
-            pa.array(range(first_id, first_id + len(rows)), pa.int64()),
-            pa.array(_escape(source.uri_of(info.name)) for info in rows),
-            pa.array((info.size for info in rows), pa.int64()),
-            pa.array(info.etag for info in rows),
-        ],
-        schema=SCHEMA.with_metadata({FRONTIER: json.dumps(lanes)}),
-    )
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(
-        sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")
-    ) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())
-
-
-ESCAPED = "\\udc5cudc"
-"""What a name that really contains `\\udc` has in its place: an escaped backslash."""
-
-
-def _escape(path: str) -> str:
-    """A file name that is not UTF-8 holds lone surrogates, which a string column cannot."""
-    path = path.replace("\\udc", ESCAPED)
-    return path if path.isascii() else path.encode(errors="backslashreplace").decode()
-
-
-def _unescape(path: str) -> str:
-    if "\\udc" not in path:
-        return path
-    path = re.sub(r"\\udc([89a-f][0-9a-f])", lambda byte: chr(0xDC00 + int(byte[1], 16)), path)
-    return path.replace(ESCAPED, "\\udc")

@@ -29,7 +29,7 @@ from mnist_ocr.labelling.dataflow import (
 from mnist_ocr.labelling.inputs import open_source
 from mnist_ocr.labelling.job import find_job, write_job
 from mnist_ocr.labelling.lease import Lease
-from mnist_ocr.labelling.manifest import ListingMonitor, check_input
+from mnist_ocr.labelling.manifest import ListingMonitor, check_finished, check_input
 from mnist_ocr.labelling.packing import (
     PackJob,
     PackReceipt,
@@ -107,6 +107,7 @@ def _pack_rest(
 ) -> PackSummary:
     """Pack the shards that are not finished, and declare the job complete."""
     finished = [] if is_new else list_packed_shards(output)
+    check_finished(output, finished)
     connect_ray()
     cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     num_actors, _ = plan_workers(config.num_actors, 0.0, cluster)

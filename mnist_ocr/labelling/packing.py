@@ -25,7 +25,8 @@ from mnist_ocr.errors import ObjectError, UsageError
 from mnist_ocr.labelling.archives import SEPARATOR, archive_of, find_format
 from mnist_ocr.labelling.job import ShardJob
 from mnist_ocr.labelling.locator import Locator
-from mnist_ocr.labelling.manifest import ManifestShard, list_numbered, read_shard
+from mnist_ocr.labelling.manifest import list_numbered
+from mnist_ocr.labelling.manifest_shard import ManifestShard, read_shard
 from mnist_ocr.labelling.packed_files import ENCODERS, PackedImage
 from mnist_ocr.labelling.predictions import encode_table, read_metadata
 from mnist_ocr.labelling.sources import Source
@@ -53,6 +54,8 @@ ERROR_SCHEMA = pa.schema(
 @dataclass(frozen=True, kw_only=True)
 class PackJob(ShardJob):
     """Everything that the files depend on; workers get a copy."""
+
+    command = "pack"
 
     format: str
     """A key of `ENCODERS`."""

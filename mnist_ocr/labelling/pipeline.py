@@ -40,7 +40,7 @@ from mnist_ocr.labelling.dataflow import (
     value,
 )
 from mnist_ocr.labelling.job import Job
-from mnist_ocr.labelling.manifest import read_shard
+from mnist_ocr.labelling.manifest_shard import read_shard
 from mnist_ocr.labelling.shards import Receipt, read_images, write_predictions
 from mnist_ocr.traffic import Traffic
 

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from mnist_ocr.digits.batch import OK
 from mnist_ocr.digits.calibration import NUM_CLASSES
-from mnist_ocr.digits.classifier import Predictions
+from mnist_ocr.digits.classifier import NOT_A_DIGIT, Predictions
 
 SCHEMA = pa.schema(
     [
@@ -30,6 +30,11 @@ SCHEMA = pa.schema(
 
 METADATA_KEY = b"mnist_ocr"
 """Key of the JSON document in each file's metadata: job id, model sha256, versions, counts."""
+
+_DIGEST = "file_sha256"
+_NO_DIGEST = "0" * 64
+_DIGEST_START = f'"{_DIGEST}": "'.encode()
+"""What stands before the digest in a file; within a JSON string its quotes would be escaped."""
 
 
 def build_table(
@@ -63,25 +68,64 @@ def build_table(
     return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
-def encode_table(table: pa.Table, metadata: Mapping[str, object]) -> bytes:
-    """The table as a Parquet file, with `metadata` as JSON under `METADATA_KEY`."""
-    document = json.dumps(metadata).encode()
-    sink = io.BytesIO()
-    pq.write_table(
-        table.replace_schema_metadata({METADATA_KEY: document}), sink, compression="zstd"
+def find_faults(table: pa.Table, threshold: float | None) -> Iterator[str]:
+    """What `build_table` would not have built so: nulls, or `accepted`; half a sentence each."""
+    status = table["status"].cast(pa.string())
+    is_read = pc.is_in(status, pa.array([OK, NOT_A_DIGIT]))
+    for column in ("digit", "confidence", "probabilities"):
+        if not table[column].is_valid().equals(is_read):
+            yield f"{column} is not there just where an image was read"
+    is_sure = pc.greater_equal(
+        table["confidence"], pa.scalar(np.inf if threshold is None else threshold, pa.float32())
     )
-    return sink.getvalue()
+    if not table["accepted"].equals(pc.and_(pc.equal(status, OK), is_sure.fill_null(False))):
+        yield "accepted does not follow from status and confidence"
+
+
+def encode_table(table: pa.Table, metadata: Mapping[str, object]) -> bytes:
+    """The table as a Parquet file, with `metadata` as JSON under `METADATA_KEY`.
+
+    The JSON gets a sha256 of the whole file, itself taken for zeros, as the checksum in a tar's
+    header is for spaces. Parquet's own page checksums do not serve: pyarrow 26 verified few pages.
+    """
+    document = json.dumps({**metadata, _DIGEST: _NO_DIGEST})
+    sink = io.BytesIO()
+    with pq.ParquetWriter(sink, table.schema, compression="zstd") as writer:
+        writer.write_table(table)
+        # of the file; the schema's own would be in it a second time
+        writer.add_key_value_metadata({METADATA_KEY: document})
+    data = sink.getvalue()
+    place = _find_digest(data)
+    assert place
+    return data[: place.start] + _digest_file(data, place) + data[place.stop :]
 
 
 def decode_table(data: bytes) -> tuple[pa.Table, dict[str, Any]]:
-    """A Parquet file's rows and its `METADATA_KEY` document ({} where there is none).
+    """A Parquet file's rows and its `METADATA_KEY` document, if not a bit of it has changed.
 
     Raises:
-        pa.ArrowInvalid: it is not a whole Parquet file.
-        OSError: a part of it cannot be decoded.
+        ValueError: it is not as `encode_table` made it.
     """
+    place = _find_digest(data)
+    if not place or data[place] != _digest_file(data, place):
+        raise ValueError("its bytes do not have the sha256 that it was written with")
     table = pq.read_table(pa.BufferReader(data))
     return table.replace_schema_metadata(None), read_metadata(data)
+
+
+def _find_digest(data: bytes) -> slice | None:
+    """The place of the digest, None where there is none; the last, since it is in the footer."""
+    start = data.rfind(_DIGEST_START) + len(_DIGEST_START)
+    return slice(start, start + len(_NO_DIGEST)) if start >= len(_DIGEST_START) else None
+
+
+def _digest_file(data: bytes, place: slice) -> bytes:
+    """64 hex digits: the sha256 of a file with zeros in that place."""
+    content = memoryview(data)
+    digest = hashlib.sha256(content[: place.start])
+    digest.update(_NO_DIGEST.encode())
+    digest.update(content[place.stop :])
+    return digest.hexdigest().encode()
 
 
 def read_metadata(data: bytes) -> dict[str, Any]:
@@ -93,21 +137,3 @@ def read_metadata(data: bytes) -> dict[str, Any]:
     metadata = pq.read_metadata(pa.BufferReader(data)).metadata or {}
     document: dict[str, Any] = json.loads(metadata.get(METADATA_KEY, b"{}"))
     return document
-
-
-def digest_rows(table: pa.Table) -> str:
-    """Hex sha256 of the rows, whatever the encoding of the file.
-
-    Parquet's own page checksums do not serve: with pyarrow 26 reading verified few of the pages.
-    """
-    digest = hashlib.sha256()
-    for column in table.columns:
-        values = column.combine_chunks()
-        if pa.types.is_fixed_size_list(values.type):
-            values = pc.list_flatten(values)
-        if pa.types.is_dictionary(values.type) or pa.types.is_string(values.type):
-            content = "\0".join(text or "" for text in values.to_pylist()).encode()
-        else:
-            content = values.drop_null().to_numpy(zero_copy_only=False).tobytes()
-        digest.update(len(content).to_bytes(8, "little") + content)
-    return digest.hexdigest()

@@ -15,12 +15,14 @@ import pyarrow.compute as pc
 from mnist_ocr.crash import crash_point
 from mnist_ocr.digits.batch import BLANK, OK, ImageBatch, prepare_images
 from mnist_ocr.digits.classifier import NOT_A_DIGIT, Predictions
-from mnist_ocr.errors import ObjectError, UsageError
+from mnist_ocr.errors import DamagedOutputError, ObjectError
 from mnist_ocr.labelling.job import Job
-from mnist_ocr.labelling.manifest import ManifestShard, part_name
+from mnist_ocr.labelling.manifest import part_name
+from mnist_ocr.labelling.manifest_shard import ManifestShard
 from mnist_ocr.labelling.predictions import (
+    SCHEMA,
     build_table,
-    digest_rows,
+    decode_table,
     encode_table,
     read_metadata,
 )
@@ -99,11 +101,9 @@ def write_predictions(
     table = build_table(rows["id"], rows["path"], predictions, job.threshold)
     num_accepted = pc.sum(table["accepted"], min_count=0).as_py()
     receipt = Receipt(shard, len(rows), num_accepted, dict(statuses), traffic)
-    metadata: dict[str, Any] = {
-        "job_id": job.job_id,
-        "model_sha256": job.model_sha256,
-        "version": job.versions["mnist-ocr"],
-        "rows_sha256": digest_rows(table),
+    metadata = {
+        **_identify(job),
+        "manifest_sha256": manifest.sha256,
         "receipt": receipt.encode(),
     }
     output.write(part_name(shard), encode_table(table, metadata))
@@ -111,11 +111,41 @@ def write_predictions(
     return receipt
 
 
+def decode_part(data: bytes, job: Job, shard: int) -> tuple[pa.Table, str]:
+    """The rows of a file of `write_predictions`, and the sha256 of their manifest shard.
+
+    Raises:
+        ValueError: it is damaged, or of another job or shard; half a sentence.
+    """
+    try:
+        rows, metadata = decode_table(data)
+        found = {key: metadata[key] for key in ("job_id", "model_sha256", "version")}
+        number, manifest_sha256 = metadata["receipt"]["shard"], metadata["manifest_sha256"]
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"is damaged: {error}") from error
+    expected = _identify(job)
+    if found != expected:
+        raise ValueError(f"is of another job: it has {found} and not {expected}")
+    if number != shard:
+        raise ValueError(f"is a copy of {part_name(number)}")
+    if not rows.schema.equals(SCHEMA):
+        raise ValueError("does not have the schema of docs/predictions.md")
+    return rows, manifest_sha256
+
+
+def _identify(job: Job) -> dict[str, str | None]:
+    return {
+        "job_id": job.job_id,
+        "model_sha256": job.model_sha256,
+        "version": job.versions.get("mnist-ocr"),
+    }
+
+
 def read_receipts(output: Store, parts: Sequence[ObjectInfo]) -> Iterator[Receipt]:
     """The receipts of shards that earlier runs finished, out of the ends of their files.
 
     Raises:
-        UsageError: a file is damaged.
+        DamagedOutputError: the end of a file is damaged.
         ObjectError: it cannot be read.
     """
     starts = [max(info.size - MAX_FOOTER_BYTES, 0) for info in parts]
@@ -127,9 +157,15 @@ def read_receipts(output: Store, parts: Sequence[ObjectInfo]) -> Iterator[Receip
         if isinstance(footer, ObjectError):
             raise footer
         try:
-            yield Receipt.decode(read_metadata(footer)["receipt"])
-        except (pa.ArrowException, KeyError) as error:
-            raise UsageError(
+            receipt = Receipt.decode(read_metadata(footer)["receipt"])
+        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+            raise DamagedOutputError(
                 f"{output.uri_of(info.name)} is damaged: {error}. Delete it and run the same "
                 "command again."
             ) from error
+        if part_name(receipt.shard) != info.name:
+            raise DamagedOutputError(
+                f"{output.uri_of(info.name)} is a copy of {part_name(receipt.shard)}. Delete it "
+                "and run the same command again."
+            )
+        yield receipt

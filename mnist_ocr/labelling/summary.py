@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeVar
 
-from mnist_ocr.errors import ObjectError, UsageError
 from mnist_ocr.labelling.bottleneck import RunTimes
+from mnist_ocr.labelling.documents import read_document
 from mnist_ocr.labelling.job import ShardJob
 from mnist_ocr.labelling.manifest import read_totals
 from mnist_ocr.labelling.shards import count_errors
@@ -154,20 +154,14 @@ def read_summary(output: Store, kind: type[S]) -> S | None:
     """The content of `_SUCCESS`, or None while the job is unfinished.
 
     Raises:
-        UsageError: it is damaged.
+        DamagedOutputError: it is damaged.
     """
-    try:
-        fields = output.read_as(SUCCESS, json.loads)
-        return kind(**{**fields, "times": RunTimes(**fields["times"])})
-    except ObjectError as error:
-        if error.status != "missing":
-            raise
-        return None
-    except (ValueError, TypeError, KeyError) as error:
-        raise UsageError(
-            f"{output.uri_of(SUCCESS)} is damaged: {error}. Delete it and run the same command "
-            "again."
-        ) from error
+    return read_document(
+        output,
+        SUCCESS,
+        lambda fields: kind(**{**fields, "times": RunTimes(**fields["times"])}),
+        "Delete it and run the same command again.",
+    )
 
 
 def write_summary(output: Store, summary: JobSummary) -> None:

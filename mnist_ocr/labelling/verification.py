@@ -1,37 +1,40 @@
-"""The proof: every manifest id in exactly one row, from one model, and nothing else."""
+"""The proof: every manifest id in exactly one row, from one model, and nothing else.
+
+    the files' names    all are there, and no others (output_files.py)
+    a part              has the sha256 that is in it; is of this job, model and shard; its ids and
+                        paths are the manifest shard's; nulls and `accepted` follow from the rest
+    a manifest shard    has the sha256 that is in its part; its ids go on from the last one's
+    the objects         none is listed twice (duplicates.py)
+    the totals          of the manifest and of `_SUCCESS` are those of the rows
+
+Shards go by one after the other, and each file is read once. What is found is damage: a person
+who means to deceive can make new checksums, too.
+"""
 
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from mnist_ocr.digits.batch import OK
-from mnist_ocr.digits.classifier import NOT_A_DIGIT
-from mnist_ocr.errors import UsageError
-from mnist_ocr.labelling import lease
+from mnist_ocr.errors import DamagedOutputError, ObjectError, UsageError
 from mnist_ocr.labelling.config import VerifyConfig
+from mnist_ocr.labelling.duplicates import DuplicateFinder, locate_duplicates
 from mnist_ocr.labelling.job import JOB, Job, read_job
-from mnist_ocr.labelling.manifest import (
-    COMPLETE,
-    FOLDER,
-    list_finished_shards,
-    list_shards,
-    part_name,
-    read_shard,
-    read_totals,
-    shard_name,
-)
-from mnist_ocr.labelling.predictions import SCHEMA, decode_table, digest_rows
-from mnist_ocr.labelling.summary import SUCCESS, LabelSummary, read_summary
+from mnist_ocr.labelling.manifest import part_name
+from mnist_ocr.labelling.manifest_shard import decode_shard, explain_relisting, shard_name
+from mnist_ocr.labelling.output_files import OutputFiles
+from mnist_ocr.labelling.shard_check import check_shard
 from mnist_ocr.storage import Store, open_store
-
-DAMAGE = (pa.ArrowException, OSError, ValueError, IndexError)
-"""What reading a damaged file raises."""
 
 MAX_PROBLEMS = 20
 """Problems that are spelled out; the rest are counted."""
+
+Content = bytes | ObjectError
+"""Of a file, or why it cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -40,114 +43,145 @@ class Verification:
 
     output_uri: str
     num_images: int
+    """Rows of the parts that are sound."""
     num_shards: int
+    """Those parts."""
     statuses: dict[str, int]
     """Rows by status."""
     num_problems: int
     problems: list[str]
-    """The first `MAX_PROBLEMS`, one sentence each."""
+    """The first `MAX_PROBLEMS`: what is wrong, and what to do."""
 
 
 def verify(config: VerifyConfig) -> Verification:
     """Read a job's whole output, a shard at a time, and compare it with its manifest.
 
     Raises:
-        UsageError: there is no job in the folder, or it may not be read.
+        UsageError: there is no labelling job in the folder, or it may not be read; or there is no
+            room for temporary files.
         StorageUnreachableError: the store does not answer.
     """
     output = open_store(config.output_uri)
-    job = read_job(output, Job)
+    try:
+        job = read_job(output, Job)
+    except DamagedOutputError as error:
+        return Verification(output.uri, 0, 0, {}, 1, [str(error)])
     if job is None:
         raise UsageError(f"{output.uri} holds no labelling job: there is no {JOB}. Check the path.")
-    shards, parts = list_shards(output), set(list_finished_shards(output))
-    problems = list(_check_files(output, set(shards), parts))
-    statuses: Counter[str] = Counter()
-    next_id = 0
-    for shard in shards:
-        try:
-            manifest = read_shard(output, shard).table
-            if manifest["id"][0].as_py() != next_id:
-                problems.append(f"{shard_name(shard)} does not begin with id {next_id}.")
-            next_id = manifest["id"][-1].as_py() + 1
-            if shard in parts:
-                statuses += _check_shard(output, job, shard, manifest, problems)
-        except (UsageError, ConnectionError):
-            raise  # the credentials' or the store's fault says nothing of the files
-        except DAMAGE as error:
-            problems.append(f"Shard {shard} cannot be read: {error}.")
-    try:
-        problems += _check_summary(output, statuses.total(), len(parts), dict(statuses))
-    except (ValueError, TypeError, KeyError) as error:
-        problems.append(f"{SUCCESS} or {COMPLETE} cannot be read: {error}.")
-    return Verification(
-        output.uri,
-        statuses.total(),
-        len(parts),
-        dict(statuses),
-        len(problems),
-        problems[:MAX_PROBLEMS],
-    )
+    return _Verifier(output, job).run()
 
 
-def _check_files(output: Store, manifest: set[int], parts: set[int]) -> Iterator[str]:
-    for shard in sorted(manifest - parts):
-        yield f"{part_name(shard)} is missing: run the same label command again."
-    for shard in sorted(parts - manifest):
-        yield f"{part_name(shard)} belongs to no manifest shard: it is not of this job."
-    for shard in sorted(set(range(len(manifest))) - manifest):
-        yield f"{shard_name(shard)} is missing: its objects are not accounted for."
-    expected = {JOB, SUCCESS} | {part_name(shard) for shard in parts}
-    for page in output.list():
-        for info in page:
-            # a marker, a temporary file, those of other modules
-            is_known = info.name == "" or info.name.startswith((".", FOLDER, lease.FOLDER))
-            if info.name not in expected and not is_known:
-                yield f"{info.name} is foreign: readers of the folder may take it for labels."
+class _Verifier:
+    """One verification: what has been found so far."""
 
+    def __init__(self, output: Store, job: Job) -> None:
+        self._output = output
+        self._job = job
+        self._num_problems = 0
+        self._problems: list[str] = []
+        self._num_shards, self._num_images, self._num_accepted = 0, 0, 0
+        self._statuses = Counter[str]()
+        self._files = OutputFiles(output, self._report)
 
-def _check_shard(
-    output: Store, job: Job, shard: int, manifest: pa.Table, problems: list[str]
-) -> Counter[str]:
-    """Compare a shard with its manifest; returns its rows by status."""
-    table, metadata = decode_table(output.read(part_name(shard)))
-    name = part_name(shard)
-    if not table.schema.equals(SCHEMA):
-        problems.append(f"{name} does not have the schema of docs/predictions.md.")
-        return Counter()
-    if metadata.get("model_sha256") != job.model_sha256 or metadata.get("job_id") != job.job_id:
-        problems.append(f"{name} is of another job or model.")
-    for column in ("id", "path"):
-        if not table[column].equals(manifest[column]):
-            problems.append(f"{name}: column {column} differs from the manifest.")
-    if metadata.get("rows_sha256") != digest_rows(table):
-        problems.append(f"{name}: the rows do not have their sha256: the file is damaged.")
-    status = table["status"].cast(pa.string())
-    read = pc.is_in(status, pa.array([OK, NOT_A_DIGIT]))
-    for column in ("digit", "confidence", "probabilities"):
-        if not table[column].is_valid().equals(read):
-            problems.append(f"{name}: {column} must be there just where an image was read.")
-    if job.threshold is None:
-        wanted = pc.and_(read, False)
-    else:
-        sure = pc.greater_equal(table["confidence"], pa.scalar(job.threshold, pa.float32()))
-        wanted = pc.and_(pc.equal(status, OK), sure.fill_null(False))
-    if not table["accepted"].equals(wanted):
-        problems.append(f"{name}: accepted does not follow from status and confidence.")
-    return Counter(table["status"].to_pylist())
+    def _report(self, problem: str) -> None:
+        self._num_problems += 1
+        if len(self._problems) < MAX_PROBLEMS:
+            self._problems.append(problem)
 
-
-def _check_summary(
-    output: Store, num_images: int, num_shards: int, statuses: dict[str, int]
-) -> Iterator[str]:
-    summary, totals = read_summary(output, LabelSummary), read_totals(output)
-    if totals is None:
-        yield "The listing has not ended: run the same label command again."
-    elif (totals["num_shards"], totals["num_images"]) != (num_shards, num_images):
-        yield (
-            f"The manifest counts {totals['num_images']:,} images in {totals['num_shards']:,} "
-            f"shards, there are {num_images:,} rows in {num_shards:,}."
+    def run(self) -> Verification:
+        """Check everything."""
+        if self._files.check_job(self._job):
+            is_complete = self._files.check_names()
+            num_before = self._num_problems
+            self._check_shards()
+            if is_complete and self._num_problems == num_before:
+                self._files.check_counts(
+                    self._num_shards, self._num_images, self._num_accepted, dict(self._statuses)
+                )
+        return Verification(
+            self._output.uri,
+            self._num_images,
+            self._num_shards,
+            dict(self._statuses),
+            self._num_problems,
+            self._problems,
         )
-    if summary is None:
-        yield f"There is no {SUCCESS}: run the same label command again."
-    elif (summary.num_images, summary.statuses) != (num_images, statuses):
-        yield f"{SUCCESS} counts {summary.statuses}, the rows {statuses}."
+
+    def _check_shards(self) -> None:
+        next_id: int | None = 0
+        with DuplicateFinder() as duplicates:
+            for shard, manifest, part in self._read_shards():
+                if shard and shard - 1 not in self._files.manifest:
+                    next_id = None
+                objects = self._check_shard(shard, next_id, manifest, part)
+                if objects is None:
+                    next_id = None
+                else:
+                    next_id = objects["id"][-1].as_py() + 1
+                    duplicates.add(objects)
+            self._check_duplicates(duplicates.find())
+
+    def _read_shards(self) -> Iterator[tuple[int, Content, Content | None]]:
+        """The number, manifest shard and part (None where there is none) of each, read ahead."""
+        manifest, parts = self._files.manifest, self._files.parts
+        wanted = [
+            files[shard]._replace(etag="")  # a command that runs may write a part once more
+            for shard in manifest
+            for files in (manifest, parts)
+            if shard in files
+        ]
+        contents = self._output.read_many(wanted)
+        for shard in manifest:
+            yield shard, next(contents), next(contents) if shard in parts else None
+
+    def _check_shard(
+        self, shard: int, first_id: int | None, manifest: Content, part: Content | None
+    ) -> pa.Table | None:
+        """The shard's objects, if they are known; its rows are counted if they are sound."""
+        check = check_shard(
+            self._job,
+            shard,
+            first_id,
+            self._take(shard_name(shard), manifest),
+            self._take(part_name(shard), part),
+        )
+        if check.manifest_fault:
+            self._report(f"{shard_name(shard)} {check.manifest_fault}. {explain_relisting(shard)}")
+        if check.part_fault:
+            self._report(f"{part_name(shard)} {check.part_fault}. {self._files.how_to_redo}")
+        if (rows := check.rows) is not None:
+            self._num_shards += 1
+            self._num_images += len(rows)
+            self._num_accepted += pc.sum(rows["accepted"], min_count=0).as_py()
+            for count in pc.value_counts(rows["status"].cast(pa.string())).to_pylist():
+                self._statuses[count["values"]] += count["counts"]
+        return check.objects
+
+    def _take(self, name: str, content: Content | None) -> bytes | None:
+        """What was read, if it was."""
+        if not isinstance(content, ObjectError):
+            return content
+        self._report(f"{name} cannot be read: {content} See to that, then verify again.")
+        return None
+
+    def _check_duplicates(self, hashes: NDArray[np.uint64]) -> None:
+        if not len(hashes):
+            return
+        duplicates = locate_duplicates(self._reread_manifest(), hashes[:MAX_PROBLEMS])
+        for name, shards in duplicates.items():
+            self._report(
+                f"{name} is listed {len(shards)} times, in the shards {shards}: a fault of the "
+                "store, or of mnist-ocr. Label into another output folder."
+            )
+        self._num_problems += max(len(hashes) - MAX_PROBLEMS, 0)
+
+    def _reread_manifest(self) -> Iterator[tuple[int, pa.Table]]:
+        """The objects of the shards that are sound."""
+        manifest = self._files.manifest
+        contents = self._output.read_many(list(manifest.values()))
+        for shard, data in zip(manifest, contents, strict=True):
+            try:
+                objects = decode_shard(data if isinstance(data, bytes) else b"")
+            except ValueError:
+                continue
+            yield shard, objects.table

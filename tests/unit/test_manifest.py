@@ -1,14 +1,21 @@
 """The manifest: frozen shards, and a listing that can be cut off anywhere."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from simulated_store import NumberedNames, SimulatedStore
 
-from mnist_ocr.errors import ObjectError, StorageUnreachableError, UsageError
+from mnist_ocr.errors import (
+    DamagedOutputError,
+    ObjectError,
+    StorageUnreachableError,
+    UsageError,
+)
 from mnist_ocr.labelling import manifest
 from mnist_ocr.labelling.folders import FolderSource
+from mnist_ocr.labelling.manifest_shard import decode_shard
 from mnist_ocr.labelling.sources import Source
 from mnist_ocr.local_store import LocalStore
 from mnist_ocr.storage import ObjectInfo, Store, open_store
@@ -255,3 +262,75 @@ def test_names_that_look_escaped_are_kept(name: str, tmp_path: Path) -> None:
     source, output = FolderSource(open_store(str(tmp_path / "in"))), open_store(str(tmp_path))
     assert list(manifest.iterate_shards(source, output, shard_size=10)) == [0]
     assert [info.name for info in manifest.read_shard(output, 0).objects(source)] == [name]
+
+
+@pytest.mark.parametrize(
+    ("lost", "is_complete", "message"),
+    [
+        (0, False, r"00000000\.arrow is missing\. Restore it"),
+        (1, False, r"00000001\.arrow is missing\. Restore it from a copy\. If there is none, dele"),
+        (1, True, r"00000001\.arrow is missing\. Restore it"),
+        (2, True, r"counts 3 manifest shards, there are 2\. Restore it .* the number 00000002"),
+    ],
+)
+def test_manifest_shard_that_is_gone_is_not_skipped(
+    lost: int, is_complete: bool, message: str, source: Source, output: Store
+) -> None:
+    """Its objects would have no row: nothing is handed out, and nothing is listed."""
+    iterate(source, output)
+    output.delete(manifest.shard_name(lost))
+    if not is_complete:
+        output.delete(manifest.COMPLETE)
+    with pytest.raises(DamagedOutputError, match=message):
+        next(manifest.iterate_shards(source, output, shard_size=4))
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_listing_is_done_again_from_a_lost_shard_on(
+    lost: int, source: Source, output: Store, tmp_path: Path
+) -> None:
+    """As the message advises: what came behind is listed anew, with what is new in the input."""
+    iterate(source, output)
+    for shard in range(lost, 3):
+        output.delete(manifest.shard_name(shard))
+    output.delete(manifest.COMPLETE)
+    (tmp_path / "scans/99.png").write_bytes(b"x")
+    assert iterate(source, output) == [0, 1, 2]
+    names = [f"{i}.png" for i in range(10)] + ["99.png"]
+    assert rows_of(source, output) == list(enumerate(names))
+
+
+def test_parts_without_their_manifest_shard_are_refused(source: Source, output: Store) -> None:
+    """Listed anew, the shard may hold other objects than the part has rows of."""
+    iterate(source, output)
+    manifest.check_finished(output, [0, 1, 2])
+    manifest.check_finished(output, [])
+    output.delete(manifest.shard_name(2))
+    output.delete(manifest.COMPLETE)
+    manifest.check_finished(output, [0, 1])
+    with pytest.raises(DamagedOutputError, match=r"00000002\.arrow is missing, though shard 000"):
+        manifest.check_finished(output, [0, 1, 2])
+
+
+def test_damaged_shard_is_said(source: Source, output: Store) -> None:
+    """Whatever bits flip or are cut: rows or an error, and no crash; then a sentence with advice."""
+    iterate(source, output)
+    data = bytearray(output.read(manifest.shard_name(1)))
+    for position in range(len(data)):
+        flipped = data.copy()
+        flipped[position] ^= 1 << position % 8
+        for content in (bytes(flipped), bytes(data[:position])):
+            with suppress(ValueError):
+                decode_shard(content).table.to_pylist()
+    output.write(manifest.shard_name(1), bytes(data[:-1]))
+    with pytest.raises(DamagedOutputError, match=r"00000001\.arrow is damaged: .* Restore it from"):
+        manifest.read_shard(output, 1)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"num_shards": 1, "num_images": []}'])
+def test_damaged_totals_are_said(content: bytes, source: Source, output: Store) -> None:
+    """With what to do about it."""
+    iterate(source, output)
+    output.write(manifest.COMPLETE, content)
+    with pytest.raises(DamagedOutputError, match=r"complete\.json is damaged .* Delete it and _S"):
+        iterate(source, output)

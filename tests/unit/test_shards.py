@@ -11,6 +11,7 @@ from mnist_ocr.digits.decoding import MAX_BYTES
 from mnist_ocr.errors import UsageError
 from mnist_ocr.labelling import manifest
 from mnist_ocr.labelling.folders import FolderSource
+from mnist_ocr.labelling.manifest_shard import ManifestShard
 from mnist_ocr.labelling.predictions import encode_table
 from mnist_ocr.labelling.shards import MAX_FOOTER_BYTES, Receipt, read_images, read_receipts
 from mnist_ocr.local_store import LocalStore
@@ -44,7 +45,7 @@ def scans(tmp_path: Path) -> Path:
     return tmp_path / "scans"
 
 
-def list_first_shard(source: FolderSource, output: Path) -> manifest.ManifestShard:
+def list_first_shard(source: FolderSource, output: Path) -> ManifestShard:
     output.mkdir()
     store = open_store(str(output))
     list(manifest.iterate_shards(source, store, shard_size=10))
