@@ -313,7 +313,7 @@ def test_parts_without_their_manifest_shard_are_refused(source: Source, output: 
 
 
 def test_damaged_shard_is_said(source: Source, output: Store) -> None:
-    """Whatever bits flip or are cut: rows or an error, and no crash; then a sentence with advice."""
+    """Whatever bits flip or are cut: rows or an error, no crash; then a sentence with advice."""
     iterate(source, output)
     data = bytearray(output.read(manifest.shard_name(1)))
     for position in range(len(data)):
