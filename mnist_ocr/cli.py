@@ -1,8 +1,9 @@
 """The `mnist-ocr` command. jobs/*.py are its sub-commands as scripts.
 
 Each sub-command is a config dataclass and a function. People read stderr and the text on stdout;
-programs read the last line of stdout, one JSON object. Exit codes: 0 done, 1 failed, 2 wrong use,
-3 labelled, but with more errors than --max-error-rate, or packed, but not every object.
+programs read the last line of stdout, one JSON object. Exit codes: 0 done, 1 failed, or verified
+and not whole, 2 wrong use, 3 labelled, but with more errors than --max-error-rate, or packed, but
+not every object.
 """
 
 import json

@@ -96,6 +96,9 @@ class PlanConfig:
 class VerifyConfig:
     """Prove a labelling job whole: every listed object in exactly one row, and nothing else.
 
+    Reads every file once. Exit code 1 if something is missing, damaged, foreign or unfinished; each
+    problem says what to do, and the last line of stdout is JSON with num_problems and problems.
+
     Example: mnist-ocr verify s3://bucket/labels/
     """
 
