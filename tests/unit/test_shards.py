@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from mnist_ocr.digits.decoding import MAX_BYTES
-from mnist_ocr.errors import UsageError
+from mnist_ocr.errors import DamagedOutputError, UsageError
 from mnist_ocr.labelling import manifest
 from mnist_ocr.labelling.folders import FolderSource
 from mnist_ocr.labelling.manifest_shard import ManifestShard
@@ -108,3 +108,13 @@ def test_damaged_file_is_named_with_the_remedy(parts: LocalStore) -> None:
         finished = manifest.list_finished_shards(parts)
         with pytest.raises(UsageError, match=rf"{name} is damaged: .* Delete it and run"):
             list(read_receipts(parts, list(finished.values())))
+
+
+def test_copy_of_another_part_cannot_pass_for_finished(parts: LocalStore) -> None:
+    """Its rows would stand twice, and those of the shard whose name it has nowhere."""
+    parts.write(manifest.part_name(1), parts.read(manifest.part_name(0)))
+    finished = manifest.list_finished_shards(parts)
+    with pytest.raises(
+        DamagedOutputError, match=r"00000001\.parquet is a copy of part-00000000\.p"
+    ):
+        list(read_receipts(parts, list(finished.values())))

@@ -333,6 +333,20 @@ def test_shard_that_is_added_meanwhile_is_not_foreign(
     assert find(output)[1] == f"{P2} is of no shard of the manifest. Move it away."
 
 
+def test_part_that_is_written_again_meanwhile_is_sound(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shard whose worker was given up is labelled twice; its rows are the same."""
+    list_all = LocalStore.list
+
+    def list_before_the_second_time(store: LocalStore, *arguments: str) -> Iterator[Page]:
+        for page in list_all(store, *arguments):
+            yield [info._replace(etag="older") for info in page]
+
+    monkeypatch.setattr(LocalStore, "list", list_before_the_second_time)
+    assert find(output) == []
+
+
 def test_file_that_cannot_be_read_is_not_to_be_deleted(
     output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
