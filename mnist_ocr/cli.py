@@ -131,8 +131,10 @@ def run_verify(config: VerifyConfig) -> int:
     verification = verify(config)
     for problem in verification.problems:
         print(problem)
-    verdict = "not whole" if verification.num_problems else "whole: each listed object has one row"
-    print(f"{verification.output_uri}: {verification.num_images:,} rows, {verdict}")
+    verdict = "whole: each listed object has one row"
+    if verification.num_problems:
+        verdict = f"not whole, {verification.num_problems:,} problems in all"
+    print(f"{verification.output_uri}: {verification.num_images:,} sound rows, {verdict}")
     _print_json(asdict(verification))
     return FAILED if verification.num_problems else 0
 
