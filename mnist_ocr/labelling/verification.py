@@ -28,7 +28,7 @@ from mnist_ocr.labelling.manifest import part_name
 from mnist_ocr.labelling.manifest_shard import decode_shard, explain_relisting, shard_name
 from mnist_ocr.labelling.output_files import OutputFiles
 from mnist_ocr.labelling.shard_check import check_shard
-from mnist_ocr.storage import Store, open_store
+from mnist_ocr.storage import UNKNOWN_SIZE, Store, open_store
 
 MAX_PROBLEMS = 20
 """Problems that are spelled out; the rest are counted."""
@@ -125,11 +125,10 @@ class _Verifier:
         """The number, manifest shard and part (None where there is none) of each, read ahead."""
         manifest, parts = self._files.manifest, self._files.parts
         wanted = [
-            files[shard]._replace(etag="")  # a command that runs may write a part once more
-            for shard in manifest
-            for files in (manifest, parts)
-            if shard in files
+            files[shard] for shard in manifest for files in (manifest, parts) if shard in files
         ]
+        if not self._files.is_finished:  # then a command that runs may write a part once more
+            wanted = [info._replace(etag="", size=UNKNOWN_SIZE) for info in wanted]
         contents = self._output.read_many(wanted)
         for shard in manifest:
             yield shard, next(contents), next(contents) if shard in parts else None

@@ -207,7 +207,7 @@ def put_part_of_another_job(path: Path) -> None:
             lambda o: replace_text(o / COMPLETE, '"num_shards": 3', '"num_shards": 9'),
             [f"{M3} is m"],
         ),
-        (lambda o: (o / "_SUCCESS").write_text("{"), ["_SUCCESS is damaged: Expecting property"]),
+        (lambda o: (o / "_SUCCESS").write_text("{"), ["_SUCCESS is damaged (Expecting property"]),
         (
             lambda o: replace_text(o / "_SUCCESS", '"ok": 9', '"ok": 8'),
             ["_SUCCESS says statuses {'ok': 8, 'empty': 1}, the parts have {'ok': 9, 'empty': 1}"],
@@ -248,12 +248,10 @@ def test_store_that_fails_is_not_taken_for_damage(
     """An outage, or credentials that expire, end the verification; the files may be sound."""
     read = LocalStore.read
 
-    def fail_at_parts(
-        store: LocalStore, name: str, etag: str = "", max_bytes: int | None = None
-    ) -> bytes:
+    def fail_at_parts(store: LocalStore, name: str, *arguments: object) -> bytes:
         if name.startswith("part-"):
             raise fault
-        return read(store, name, etag)
+        return read(store, name, *arguments)
 
     monkeypatch.setattr(LocalStore, "read", fail_at_parts)
     with pytest.raises(type(fault), match=str(fault)):
@@ -341,10 +339,12 @@ def test_part_that_is_written_again_meanwhile_is_sound(
 
     def list_before_the_second_time(store: LocalStore, *arguments: str) -> Iterator[Page]:
         for page in list_all(store, *arguments):
-            yield [info._replace(etag="older") for info in page]
+            yield [info._replace(etag="older", size=1) for info in page]
 
     monkeypatch.setattr(LocalStore, "list", list_before_the_second_time)
-    assert find(output) == []
+    (output / "_SUCCESS").unlink()
+    (problem,) = find(output)
+    assert problem.startswith("The job is unfinished: 3 of 3 shards")
 
 
 def test_file_that_cannot_be_read_is_not_to_be_deleted(
@@ -353,10 +353,10 @@ def test_file_that_cannot_be_read_is_not_to_be_deleted(
     """A right that is missing, or a store that throttles, says nothing of the file."""
     read = LocalStore.read
 
-    def forbid(store: LocalStore, name: str, etag: str = "", max_bytes: int | None = None) -> bytes:
+    def forbid(store: LocalStore, name: str, *arguments: object) -> bytes:
         if name == P1:
             raise ObjectError("forbidden", "No permission.")
-        return read(store, name, etag)
+        return read(store, name, *arguments)
 
     monkeypatch.setattr(LocalStore, "read", forbid)
     assert find(output) == [f"{P1} cannot be read: No permission. See to that, then verify again."]
