@@ -196,6 +196,8 @@ def run_or_exit(run: Callable[[], int]) -> NoReturn:
     """Run a command's body; what goes wrong becomes one sentence on stderr and an exit code."""
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("mnist_ocr").setLevel(logging.INFO)  # of other packages warnings only
+    # what Ray says of workers that die it prints to stdout, also behind the result
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     try:
         code = run()
         sys.stdout.flush()

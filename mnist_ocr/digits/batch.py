@@ -1,6 +1,7 @@
 """Many encoded images as one array; one that cannot be read becomes a status, not an error."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,14 +9,15 @@ from numpy.typing import NDArray
 
 from mnist_ocr.digits.canonical import IMAGE_SIZE, is_canonical, view_page, view_pages
 from mnist_ocr.digits.decoding import UnreadableImageError, decode_image
+from mnist_ocr.digits.guards import limited_time
 from mnist_ocr.errors import ObjectError
 from mnist_ocr.stopwatch import Stopwatch
 
 OK, BLANK = "ok", "blank"
 
-CHUNK_SIZE, CHUNK_BYTES = 8, 16 * 1024**2
+CHUNK_SIZE, CHUNK_BYTES = 32, 16 * 1024**2
 """Images fetched, then decoded, and their bytes, whichever comes first: enough that taking the time
-costs nothing, few enough that large ones fit into memory."""
+and setting a timer cost nothing, few enough that large ones fit into memory."""
 
 STACK_SIZE = 64
 """Pages of 28x28 pixels that are cleaned at once: enough to spread the cost of numpy's calls."""
@@ -41,6 +43,14 @@ class ImageBatch:
     error: list[str | None]
     """A sentence for a person, where the status is not `ok`."""
 
+    @classmethod
+    def build_empty(cls, num_images: int) -> "ImageBatch":
+        """All zeros, trusted and `ok`: to be filled in."""
+        shape = (num_images, IMAGE_SIZE, IMAGE_SIZE)
+        images, raw = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
+        trust = np.ones(num_images, np.float32)
+        return cls(images, raw, trust, [OK] * num_images, [None] * num_images)
+
     @property
     def is_ok(self) -> NDArray[np.bool_]:
         """Which images the network may be asked about: (N,) bool."""
@@ -51,6 +61,8 @@ def prepare_images(
     contents: Iterable[Content],
     num_images: int,
     watch: Stopwatch | None = None,
+    *,
+    is_timed: bool = False,
 ) -> ImageBatch:
     """Decode and canonicalise; never raises for bad data.
 
@@ -58,31 +70,39 @@ def prepare_images(
         contents: `num_images` encoded images, grey (H, W) uint8 pages, or reasons why not.
         num_images: How many there are; they may come from an iterator.
         watch: Times `fetch`, `decode` and `canonicalise`.
+        is_timed: End this process where a few images take longer than `guards.TIME_LIMIT_S`; how
+            long they are fetched does not count.
     """
     watch = watch or Stopwatch()
-    shape = (num_images, IMAGE_SIZE, IMAGE_SIZE)
-    images, raw = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
-    trust = np.ones(num_images, np.float32)
-    batch = ImageBatch(images, raw, trust, [OK] * num_images, [None] * num_images)
+    limit = limited_time if is_timed else nullcontext
+    batch = ImageBatch.build_empty(num_images)
     framed: list[int] = []
     start, rest = 0, iter(contents)  # enumerate would keep its last one
     while chunk := _take_chunk(rest):
         watch.lap("fetch")
-        framed += _view_chunk(chunk, start, batch, watch)
+        with limit():
+            framed += _view_chunk(chunk, start, batch, watch)
         start += len(chunk)
         chunk.clear()  # before the next is fetched
+    with limit():
+        _view_framed(framed, batch)
+    watch.lap("canonicalise")
+    return batch
+
+
+def _view_framed(framed: list[int], batch: ImageBatch) -> None:
+    """Both views of pages of 28x28 pixels."""
+    images, raw = batch.images, batch.raw
     raw[framed] = images[framed]
     # many at once: MNIST's own images cost next to nothing, others three fifths
     moved = np.array(framed, np.int64)[~is_canonical(images[framed])].tolist()
     for start in range(0, len(moved), STACK_SIZE):
         stack = moved[start : start + STACK_SIZE]
         for i, view in zip(stack, view_pages(images[stack]), strict=True):
-            images[i], raw[i], trust[i] = view
+            images[i], raw[i], batch.trust[i] = view
     for i in np.flatnonzero(~images.any((1, 2))).tolist():
         if batch.status[i] == OK:
             batch.status[i], batch.error[i] = BLANK, "The page is blank: no ink stands out on it."
-    watch.lap("canonicalise")
-    return batch
 
 
 def _take_chunk(contents: Iterator[Content]) -> list[Content]:

@@ -23,7 +23,8 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from mnist_ocr.ahead import run_ahead
-from mnist_ocr.errors import ObjectError, UsageError
+from mnist_ocr.errors import JobFailedError, ObjectError, UsageError
+from mnist_ocr.labelling.attempts import check_none_given_up, start_counter
 from mnist_ocr.labelling.inputs import open_source
 from mnist_ocr.labelling.job import ShardJob
 from mnist_ocr.labelling.manifest import ListingMonitor, iterate_shards
@@ -36,9 +37,12 @@ from mnist_ocr.storage import Store, open_store
 TASKS_IN_FLIGHT = 2
 """Shards per actor, one at work and one waiting, so that no actor idles between two."""
 
-MAX_RETRIES = 3
-"""A lost node costs a retry; a shard that kills its worker four times ends the job (Ray Data's own
-default repeats it for ever)."""
+MAX_RETRIES = 20
+"""Of a task, by Ray; its default is for ever. More than `MAX_ATTEMPTS` at a shard, since a worker's
+death counts against the shards that waited for it, too."""
+
+MAX_LISTING_RETRIES = 3
+"""Of the one task that lists."""
 
 CORES_PER_GPU_ACTOR, MAX_ACTORS_PER_GPU = 16, 4
 """An actor's own Python takes 1.2 us an image, a core that reads 25 us or more: with 32 cores to a
@@ -52,7 +56,7 @@ ROWS: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
 
 
 def run_shards(
-    job: ShardJob, finished: frozenset[int], seconds: Counter[str], build: Callable[[Any], Any]
+    job: ShardJob, finished: frozenset[int], seconds: Counter[str], build: Callable[[Any, Any], Any]
 ) -> Iterator[dict[str, Any]]:
     """Take every shard that is not `finished` through the stages that `build` adds.
 
@@ -60,7 +64,8 @@ def run_shards(
         job: What to read, and where to write.
         finished: Shard numbers to leave alone.
         seconds: Those that stages took, of listing on, are added to it.
-        build: Dataset of rows `shard`, `seconds` -> dataset of rows made by `receipt_row`.
+        build: Dataset of rows `shard`, `seconds`, and the counter of attempts -> dataset of rows
+            made by `receipt_row`; none for a shard that was tried more than `MAX_ATTEMPTS` times.
 
     Yields:
         The receipts, as shards are committed.
@@ -68,21 +73,24 @@ def run_shards(
     Raises:
         UsageError: the input or output cannot be used any more; the same command resumes.
         StorageUnreachableError: a store does not answer; the same command resumes.
+        JobFailedError: a shard ends every worker, or too many workers were lost; at the end.
     """
     with _settings_of_ray_data(), _unwrapped_errors():
+        counter = start_counter()
         source = ManifestSource(job, finished)
         shards = ray.data.read_datasource(
             source,
             override_num_blocks=1,
             num_cpus=0,
-            ray_remote_args={"max_retries": MAX_RETRIES},
+            ray_remote_args={"max_retries": MAX_LISTING_RETRIES},
         )
-        receipts = build(shards)
+        receipts = build(shards, counter)
         for bundle in receipts.iter_internal_ref_bundles():
             for entry in bundle.blocks:
                 for row in ray.get(entry.ref).to_pylist():
                     seconds.update(json.loads(row["seconds"]))
                     yield json.loads(row["receipt"])
+        check_none_given_up(counter)
 
 
 def plan_workers(
@@ -225,6 +233,12 @@ def _unwrapped_errors() -> Iterator[None]:
             raise
         cause.args = (str(cause).partition("\n")[0],)  # Ray Data adds how to make it retry
         raise cause from None
+    except ray.exceptions.RayError as error:
+        reason = str(error).partition("\n")[0]
+        raise JobFailedError(
+            f"Ray has lost too many workers, or nodes ({reason}). What is done is kept, and the "
+            "same command resumes."
+        ) from error
 
 
 class ManifestSource(Datasource):

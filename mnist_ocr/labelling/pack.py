@@ -14,6 +14,7 @@ import ray
 
 from mnist_ocr.digits.batch import OK
 from mnist_ocr.digits.model import package_versions
+from mnist_ocr.labelling.attempts import MAX_ATTEMPTS, count_attempt
 from mnist_ocr.labelling.bottleneck import RunTimes
 from mnist_ocr.labelling.config import PackConfig
 from mnist_ocr.labelling.dataflow import (
@@ -138,21 +139,25 @@ def _pack_rest(
     return summary
 
 
-def _add_packer(shards: Any, job: PackJob, num_actors: int) -> Any:
+def _add_packer(shards: Any, counter: Any, job: PackJob, num_actors: int) -> Any:
     return shards.map_batches(
-        ShardPacker, fn_constructor_args=(job,), num_cpus=1, **actors(num_actors)
+        ShardPacker, fn_constructor_args=(job, counter), num_cpus=1, **actors(num_actors)
     )
 
 
 class ShardPacker:
     """All of a shard in one actor: its bytes never cross the object store."""
 
-    def __init__(self, job: PackJob) -> None:
+    def __init__(self, job: PackJob, counter: Any) -> None:
         self._job = job
+        self._counter = counter
 
     def __call__(self, row: pa.Table) -> pa.Table:
-        """A shard number in, its receipt out."""
+        """A shard number in, its receipt out; nothing of one that has ended too many workers."""
         watch = start_watch(row)
+        shard = value(row, "shard")
+        if count_attempt(self._counter, shard) > MAX_ATTEMPTS:
+            return row.slice(0, 0)
         source, output = stores_of(self._job)
-        receipt = pack_shard(source, output, self._job, value(row, "shard"), watch)
+        receipt = pack_shard(source, output, self._job, shard, watch)
         return receipt_row(receipt, watch)

@@ -28,6 +28,7 @@ from mnist_ocr.digits.calibration import NUM_CLASSES
 from mnist_ocr.digits.canonical import IMAGE_SIZE
 from mnist_ocr.digits.classifier import DigitClassifier, Predictions, find_differing
 from mnist_ocr.digits.model import Model
+from mnist_ocr.labelling.attempts import MAX_ATTEMPTS, count_attempt
 from mnist_ocr.labelling.dataflow import (
     MAX_RETRIES,
     ROWS,
@@ -76,35 +77,39 @@ def label_shards(
 
 
 def _add_stages(
-    shards: Any, job: Job, model: Model, num_actors: int, num_gpus_per_actor: float
+    shards: Any, counter: Any, job: Job, model: Model, num_actors: int, num_gpus_per_actor: float
 ) -> Any:
-    tasks = {**ROWS, "fn_args": (job,), "max_retries": MAX_RETRIES}
+    tasks = {**ROWS, "max_retries": MAX_RETRIES}
     pool = actors(num_actors)
     if not num_gpus_per_actor:
         return shards.map_batches(
-            ShardLabeller, fn_constructor_args=(job, model), num_cpus=1, **pool
+            ShardLabeller, fn_constructor_args=(job, model, counter), num_cpus=1, **pool
         )
-    images = shards.map_batches(read_shard_images, num_cpus=1, **tasks)
+    images = shards.map_batches(read_shard_images, fn_args=(job, counter), num_cpus=1, **tasks)
     predictions = images.map_batches(
         DigitPredictor, fn_constructor_args=(model,), num_gpus=num_gpus_per_actor, **pool
     )
-    return predictions.map_batches(write_shard_predictions, num_cpus=0.5, **tasks)
+    return predictions.map_batches(write_shard_predictions, fn_args=(job,), num_cpus=0.5, **tasks)
 
 
 class ShardLabeller:
     """All of a shard in one actor: read, predict, write."""
 
-    def __init__(self, job: Job, model: Model) -> None:
+    def __init__(self, job: Job, model: Model, counter: Any) -> None:
         self._job = job
+        self._counter = counter
         self._classifier = DigitClassifier(model, num_threads=1)
 
     def __call__(self, row: pa.Table) -> pa.Table:
-        """A shard number in, its receipt out."""
+        """A shard number in, its receipt out; nothing of one that has ended too many workers."""
         watch = start_watch(row)
         shard = value(row, "shard")
+        attempt = count_attempt(self._counter, shard)
+        if attempt > MAX_ATTEMPTS:
+            return row.slice(0, 0)
         source, output = stores_of(self._job)
         manifest = read_shard(output, shard)
-        batch, traffic = read_images(source, manifest, watch)
+        batch, traffic = read_images(source, manifest, watch, is_isolated=attempt > 1)
         predictions = self._classifier.predict_batch(batch)
         watch.lap("predict")
         receipt = write_predictions(output, self._job, shard, manifest, predictions, traffic)
@@ -112,12 +117,19 @@ class ShardLabeller:
         return receipt_row(receipt, watch)
 
 
-def read_shard_images(row: pa.Table, job: Job) -> pa.Table:
-    """A shard number in; its `ImageBatch` out, of the raw views those that differ."""
+def read_shard_images(row: pa.Table, job: Job, counter: Any) -> pa.Table:
+    """A shard number in; its `ImageBatch` out, of the raw views those that differ.
+
+    Nothing of a shard that has ended too many workers.
+    """
     watch = start_watch(row)
     shard = value(row, "shard")
+    attempt = count_attempt(counter, shard)
+    if attempt > MAX_ATTEMPTS:
+        return row.slice(0, 0)
     source, output = stores_of(job)
-    batch, traffic = read_images(source, read_shard(output, shard), watch)
+    manifest = read_shard(output, shard)
+    batch, traffic = read_images(source, manifest, watch, is_isolated=attempt > 1)
     differing = np.flatnonzero(find_differing(batch))
     arrays: dict[str, NDArray[Any]] = {
         "images": batch.images,

@@ -4,6 +4,7 @@ The same three steps run fused in one actor on a CPU cluster and apart on a GPU 
 (pipeline.py). None of them knows about Ray.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ import pyarrow.compute as pc
 from mnist_ocr.crash import crash_point
 from mnist_ocr.digits.batch import BLANK, OK, ImageBatch, prepare_images
 from mnist_ocr.digits.classifier import NOT_A_DIGIT, Predictions
+from mnist_ocr.digits.guards import limited_memory
+from mnist_ocr.digits.isolation import prepare_isolated
 from mnist_ocr.errors import DamagedOutputError, ObjectError
 from mnist_ocr.labelling.job import Job
 from mnist_ocr.labelling.manifest import part_name
@@ -30,6 +33,8 @@ from mnist_ocr.labelling.sources import Source
 from mnist_ocr.stopwatch import Stopwatch
 from mnist_ocr.storage import ByteRange, ObjectInfo, Store
 from mnist_ocr.traffic import Traffic
+
+logger = logging.getLogger(__name__)
 
 MAX_FOOTER_BYTES = 64 * 1024
 """At the end of a Parquet file, which hold all of its metadata: 4 KB, and a receipt."""
@@ -70,9 +75,20 @@ def count_errors(statuses: Mapping[str, int]) -> int:
 
 
 def read_images(
-    source: Source, manifest: ManifestShard, watch: Stopwatch | None = None
+    source: Source,
+    manifest: ManifestShard,
+    watch: Stopwatch | None = None,
+    *,
+    is_isolated: bool = False,
 ) -> tuple[ImageBatch, Traffic]:
     """Fetch, decode and canonicalise a shard's objects; returns what reading took, too.
+
+    Args:
+        source: Where they are.
+        manifest: Which they are.
+        watch: Times `fetch`, `decode` and `canonicalise`.
+        is_isolated: Decode in a child process, since one of them has ended this one's predecessor.
+            What raises an error here is decoded so without being told.
 
     Raises:
         UsageError: the whole input is gone, or this machine does not have it.
@@ -80,9 +96,25 @@ def read_images(
     source.check_is_here()
     source.take_traffic()  # of a shard that failed half-way
     objects = manifest.objects(source)
-    batch = prepare_images(source.read_many(objects), len(objects), watch)
+    batch = None if is_isolated else _prepare_here(source, objects, watch)
+    if batch is None:
+        batch = prepare_isolated(source.read_many(objects), len(objects), watch)
     crash_point("shard-read")
     return batch, source.take_traffic()
+
+
+def _prepare_here(
+    source: Source, objects: Sequence[ObjectInfo], watch: Stopwatch | None
+) -> ImageBatch | None:
+    """In this process, which it may end; None where an image takes too much, or hits a bug."""
+    try:
+        with limited_memory():
+            return prepare_images(source.read_many(objects), len(objects), watch, is_timed=True)
+    except (UsageError, ConnectionError, ObjectError):  # of the store
+        raise
+    except Exception:
+        logger.warning("an image cannot be decoded: each is, in a child process", exc_info=True)
+        return None
 
 
 def write_predictions(

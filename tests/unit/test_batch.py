@@ -61,10 +61,10 @@ def test_what_cannot_be_read_keeps_its_place() -> None:
     assert (batch.raw[0] == batch.raw[4]).all()
 
 
-@pytest.mark.parametrize(("num_bytes", "most"), [(10, 8), (5_000_000, 4), (30_000_000, 1)])
+@pytest.mark.parametrize(("num_bytes", "most"), [(10, 32), (5_000_000, 4), (30_000_000, 1)])
 @pytest.mark.parametrize("num_errors", [0, 3])
 def test_few_files_are_held_at_once(num_bytes: int, most: int, num_errors: int) -> None:
-    """Eight, or those that make 16 MiB; they are let go of before others are fetched."""
+    """32, or those that make 16 MiB; they are let go of before others are fetched."""
     alive = [0]
 
     class File(bytes):
@@ -76,10 +76,10 @@ def test_few_files_are_held_at_once(num_bytes: int, most: int, num_errors: int) 
             alive[0] -= 1
 
     contents = (
-        ObjectError("missing", "") if i < num_errors else File(num_bytes) for i in range(30)
+        ObjectError("missing", "") if i < num_errors else File(num_bytes) for i in range(80)
     )
-    batch = prepare_images(contents, 30)
-    assert batch.status == ["missing"] * num_errors + ["not_an_image"] * (30 - num_errors)
+    batch = prepare_images(contents, 80)
+    assert batch.status == ["missing"] * num_errors + ["not_an_image"] * (80 - num_errors)
     assert alive == [0]
 
 
