@@ -18,7 +18,7 @@ from mnist_ocr.digits.batch import BLANK, OK, ImageBatch, prepare_images
 from mnist_ocr.digits.classifier import NOT_A_DIGIT, Predictions
 from mnist_ocr.digits.guards import limited_memory
 from mnist_ocr.digits.isolation import prepare_isolated
-from mnist_ocr.errors import DamagedOutputError, ObjectError
+from mnist_ocr.errors import DamagedOutputError, ObjectError, UsageError
 from mnist_ocr.labelling.job import Job
 from mnist_ocr.labelling.manifest import part_name
 from mnist_ocr.labelling.manifest_shard import ManifestShard

@@ -11,7 +11,8 @@ import poison
 import pyarrow.parquet as pq
 import pytest
 
-from mnist_ocr.labelling.config import VerifyConfig
+from mnist_ocr.labelling.config import LabelConfig, VerifyConfig
+from mnist_ocr.labelling.label import label
 from mnist_ocr.labelling.verification import verify
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -34,15 +35,11 @@ def scans(tmp_path_factory: pytest.TempPathFactory, digit_images: np.ndarray) ->
     return folder
 
 
-def label_with(
-    site: Path | None, *arguments: str, code: int = 0
-) -> subprocess.CompletedProcess[str]:
+def label_with(site: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     """The command, its workers with a `sitecustomize`."""
-    environment = dict(os.environ)
-    if site:
-        path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
-        job = {"runtime_env": {"env_vars": {"PYTHONPATH": path}}}
-        environment["RAY_JOB_CONFIG_JSON_ENV_VAR"] = json.dumps(job)
+    path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
+    job = {"runtime_env": {"env_vars": {"PYTHONPATH": path}}}
+    environment = os.environ | {"RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps(job)}
     command = [sys.executable, "-m", "mnist_ocr", "label", *arguments]
     command += ["--shard-size", str(SHARD_SIZE)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
@@ -60,11 +57,18 @@ def test_images_that_end_the_decoder_cost_a_row_each(
 ) -> None:
     """They alone are `poison`; all other rows are those of a run that nothing happened to."""
     site = poison.write_fake_decoder(tmp_path / "fake")
-    options = ["--model-uri", model_uri, "--num-gpus-per-actor", num_gpus]
-    if num_gpus != "0":
-        options += ["--num-actors", "1"]  # there are two cores
-    label_with(None, str(scans), str(tmp_path / "calm"), *options)
-    done = label_with(site, str(scans), str(tmp_path / "out"), *options)
+    calm_config = LabelConfig(
+        str(scans),
+        str(tmp_path / "calm"),
+        model_uri,
+        num_gpus_per_actor=float(num_gpus),
+        num_actors=1,
+        shard_size=SHARD_SIZE,
+    )
+    label(calm_config)
+    options = ["--model-uri", model_uri, "--num-gpus-per-actor", num_gpus, "--num-actors", "1"]
+    options += ["--max-error-rate", "0.01"]
+    done = label_with(site, str(scans), str(tmp_path / "out"), *options, code=3)
     summary = json.loads(done.stdout.splitlines()[-1])
     assert summary["statuses"]["poison"] == len(CULPRITS)
     assert verify(VerifyConfig(str(tmp_path / "out"))).problems == []
@@ -103,5 +107,6 @@ def test_shard_that_ends_every_worker_is_given_up(
     parts = sorted(path.name for path in output.glob("part-*.parquet"))
     assert parts == [f"part-{i:08d}.parquet" for i in range(8) if i != 2]
     assert not (output / "_SUCCESS").exists()
-    label_with(None, *options)
+    (site / "sitecustomize.py").write_text("")
+    label_with(site, *options)
     assert verify(VerifyConfig(str(output))).problems == []

@@ -12,6 +12,7 @@ from mnist_ocr import __version__, cli
 from mnist_ocr.digits.batch import BLANK, OK
 from mnist_ocr.digits.classifier import NOT_A_DIGIT
 from mnist_ocr.digits.decoding import DECODE_STATUSES
+from mnist_ocr.digits.isolation import POISON
 from mnist_ocr.labelling.predictions import SCHEMA
 from mnist_ocr.training.config import RecipeOverrides
 
@@ -143,7 +144,9 @@ def test_every_status_is_documented() -> None:
     readers += [*ROOT.glob("mnist_ocr/s3*.py"), *ROOT.glob("mnist_ocr/labelling/*.py")]
     sources = "".join(path.read_text() for path in readers)
     reading = re.findall(r'ObjectError\(\s*"(\w+)"', sources)
-    assert sorted(documented) == sorted({OK, BLANK, NOT_A_DIGIT, *DECODE_STATUSES, *reading})
+    assert sorted(documented) == sorted(
+        {OK, BLANK, NOT_A_DIGIT, POISON, *DECODE_STATUSES, *reading}
+    )
 
 
 def test_links_lead_somewhere() -> None:
