@@ -2,11 +2,13 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from mnist_ocr.digits import batch
 from mnist_ocr.digits.decoding import MAX_BYTES
 from mnist_ocr.errors import DamagedOutputError, UsageError
 from mnist_ocr.labelling import manifest
@@ -56,10 +58,10 @@ def test_each_object_is_fetched_once_and_huge_ones_never(scans: Path, tmp_path: 
     """The size in the manifest is reason enough."""
     store = CountingStore(str(scans))
     source = FolderSource(store)
-    batch, traffic = read_images(source, list_first_shard(source, tmp_path / "out"))
+    images, traffic = read_images(source, list_first_shard(source, tmp_path / "out"))
     assert (traffic.num_requests, traffic.num_bytes) == (2, 2)
     assert store.reads == {"a.png": 1, "b.png": 1}
-    assert batch.status == ["not_an_image", "not_an_image", "too_large"]
+    assert images.status == ["not_an_image", "not_an_image", "too_large"]
 
 
 def test_input_that_this_machine_does_not_have_stops_the_shard(scans: Path, tmp_path: Path) -> None:
@@ -69,6 +71,23 @@ def test_input_that_this_machine_does_not_have_stops_the_shard(scans: Path, tmp_
     scans.rename(tmp_path / "elsewhere")
     with pytest.raises(UsageError, match="There is no "):
         read_images(source, shard)
+
+
+@pytest.mark.parametrize("error", [MemoryError, KeyError])
+def test_shard_that_cannot_be_decoded_here_is_decoded_in_a_child(
+    error: type[Exception], scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What memory or a bug ends in this process is no error of the job; all is fetched anew."""
+    source = FolderSource(LocalStore(str(scans)))
+    shard = list_first_shard(source, tmp_path / "out")
+
+    def fail(data: bytes) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr(batch, "decode_image", fail)
+    images, traffic = read_images(source, shard)
+    assert images.status == ["not_an_image", "not_an_image", "too_large"]
+    assert traffic.num_requests == 4
 
 
 @pytest.fixture
