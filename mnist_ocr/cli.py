@@ -20,6 +20,8 @@ import tyro
 from mnist_ocr.errors import JobFailedError, ObjectError, UsageError
 from mnist_ocr.labelling.config import LabelConfig, PackConfig, PlanConfig, VerifyConfig
 from mnist_ocr.labelling.report import ProgressDisplay
+from mnist_ocr.redaction import redact
+from mnist_ocr.storage import check_no_secret
 from mnist_ocr.training.config import (
     EvaluateConfig,
     ExploreConfig,
@@ -174,6 +176,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Parse, run, and exit."""
 
     def parse_and_run() -> int:
+        for argument in sys.argv[1:] if argv is None else argv:
+            check_no_secret(argument)  # before a parser quotes it
         config = tyro.extras.subcommand_cli_from_dict(
             {name: config_class for name, (config_class, _) in COMMANDS.items()},
             prog="mnist-ocr",
@@ -194,7 +198,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run_or_exit(run: Callable[[], int]) -> NoReturn:
     """Run a command's body; what goes wrong becomes one sentence on stderr and an exit code."""
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_RedactingFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(handlers=[handler])
     logging.getLogger("mnist_ocr").setLevel(logging.INFO)  # of other packages warnings only
     # what Ray says of workers that die it prints to stdout, also behind the result
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
@@ -212,7 +218,7 @@ def run_or_exit(run: Callable[[], int]) -> NoReturn:
         _print_error("Interrupted. The same command goes on where it was.")
         code = 130  # what a shell reports for SIGINT
     except Exception:
-        traceback.print_exc()
+        print(redact(traceback.format_exc()), file=sys.stderr)
         _print_error("This is a bug, or a fault that mnist-ocr does not know; see above.")
         code = FAILED
     sys.exit(code)
@@ -227,4 +233,11 @@ def _print_json(document: Any) -> None:
 
 
 def _print_error(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {redact(message)}", file=sys.stderr)
+
+
+class _RedactingFormatter(logging.Formatter):
+    """Other packages' warnings and tracebacks quote URIs, too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))

@@ -11,10 +11,19 @@ Exception
 |-- JobFailedError                  the cluster lost too much             exit 1
 +-- OSError
     +-- ObjectError                 one object cannot be read; becomes a row
+
+None of them says a secret: their sentences go through `redact`.
 """
 
+from mnist_ocr.redaction import redact
 
-class UsageError(ValueError):
+
+class _RedactedError(Exception):
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redact(message))
+
+
+class UsageError(_RedactedError, ValueError):
     """The command cannot work as it was given.
 
     Most are found before anything is written; of those that are not, such as a full disk, the
@@ -26,11 +35,11 @@ class DamagedOutputError(UsageError):
     """A file of an output is not as it was written, or gone; says what to do about it."""
 
 
-class StorageUnreachableError(ConnectionError):
+class StorageUnreachableError(_RedactedError, ConnectionError):
     """The store did not answer, after retries; the same command may work later."""
 
 
-class JobFailedError(RuntimeError):
+class JobFailedError(_RedactedError, RuntimeError):
     """The cluster could not finish a job; what is done is kept, and the same command goes on."""
 
 
@@ -43,7 +52,7 @@ class ObjectError(OSError):
 
     def __init__(self, status: str, error: str) -> None:
         # file names that are not UTF-8 hold lone surrogates, which a string column cannot
-        super().__init__(error.encode(errors="backslashreplace").decode())
+        super().__init__(redact(error.encode(errors="backslashreplace").decode()))
         self.status = status
 
     def __reduce__(self) -> tuple[type["ObjectError"], tuple[str, str]]:

@@ -39,10 +39,13 @@ class FsspecStore(Store):
         except ImportError as error:
             raise UsageError(f"Cannot open {uri}: {error}") from error
         except Exception as error:
-            raise self._failed("open", error) from error
+            raise self._failed("open", error) from None
 
     def _failed(self, verb: str, error: Exception) -> StorageUnreachableError:
-        """Each file system has errors of its own, for credentials and network alike."""
+        """Each file system has errors of its own, for credentials and network alike.
+
+        They quote signed URLs, and are therefore not raised along (`from None`).
+        """
         reason = f"{type(error).__name__}: {error}".partition("\n")[0].removesuffix(".")
         return StorageUnreachableError(
             f"Cannot {verb} {self.uri}: {reason}. Check its credentials and the network."
@@ -56,7 +59,7 @@ class FsspecStore(Store):
             self._filesystem.invalidate_cache()  # others write, too
             found = self._filesystem.find(self._root, detail=True)
         except Exception as error:
-            raise self._failed("list", error) from error
+            raise self._failed("list", error) from None
         infos = sorted(
             (
                 _describe(path[len(self._root) :].lstrip("/"), detail)
@@ -76,7 +79,7 @@ class FsspecStore(Store):
         except FileNotFoundError:
             return None
         except Exception as error:
-            raise self._failed("find", error) from error
+            raise self._failed("find", error) from None
         return _describe(name, detail) if detail.get("type") == "file" else None
 
     def read(
@@ -100,12 +103,12 @@ class FsspecStore(Store):
             data = bytes(self._filesystem.cat_file(path, start or None, end))
             self._meter.count_answer(len(data), perf_counter() - sent)
             return data
-        except FileNotFoundError as error:
-            raise ObjectError("missing", f"There is no {self.uri_of(name)} (any more).") from error
-        except PermissionError as error:
-            raise ObjectError("forbidden", f"No permission to read {self.uri_of(name)}.") from error
+        except FileNotFoundError:
+            raise ObjectError("missing", f"There is no {self.uri_of(name)} (any more).") from None
+        except PermissionError:
+            raise ObjectError("forbidden", f"No permission to read {self.uri_of(name)}.") from None
         except Exception as error:
-            raise self._explain(name, error) from error
+            raise self._explain(name, error) from None
 
     def _explain(self, name: str, error: Exception) -> Exception:
         """HTTP tells what is wrong with an object from what is wrong with its server."""
@@ -128,7 +131,7 @@ class FsspecStore(Store):
             self._filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
             self._filesystem.pipe_file(path, data)
         except Exception as error:
-            raise self._failed("write", error) from error
+            raise self._failed("write", error) from None
 
     def delete(self, name: str) -> None:
         """Remove a file."""

@@ -18,6 +18,7 @@ from typing import NamedTuple, TypeVar
 
 from mnist_ocr.ahead import Call, call_in_blocks
 from mnist_ocr.errors import ObjectError, UsageError
+from mnist_ocr.redaction import redact
 from mnist_ocr.traffic import Traffic, TrafficMeter
 
 PAGE_SIZE = 1000
@@ -188,7 +189,11 @@ def _try(read: Callable[..., bytes], *arguments: object) -> bytes | ObjectError:
 
 
 def resolve_uri(uri: str) -> str:
-    """The one spelling of a folder's address: absolute if local, without a trailing slash."""
+    """The one spelling of a folder's address: absolute if local, without a trailing slash.
+
+    Raises:
+        UsageError: it makes no sense, or holds a secret.
+    """
     if not uri:
         raise UsageError("The URI is empty. Pass a folder or an s3:// URI.")
     if uri.encode(errors="ignore").decode() != uri:
@@ -197,7 +202,22 @@ def resolve_uri(uri: str) -> str:
     if not separator:
         path = os.path.expanduser(protocol)  # noqa: PTH111 - "~1.png" may be a file's name
         return os.path.abspath(path)  # noqa: PTH100 - keeps symbolic links
+    check_no_secret(uri)
     return f"{protocol}://{rest.rstrip('/')}"
+
+
+def check_no_secret(uri: str) -> None:
+    """Refuse a URI that could not be written down.
+
+    Raises:
+        UsageError: it has a password, a token or a signature in it.
+    """
+    if "://" in uri and redact(uri) != uri:
+        raise UsageError(
+            f"There is a password, token or signature in {uri}: process lists, logs and job "
+            "records would show it. Leave it out and set AWS_PROFILE or fsspec's FSSPEC_* "
+            "variables; signed https:// URLs may be lines of a list."
+        )
 
 
 def is_local(uri: str) -> bool:

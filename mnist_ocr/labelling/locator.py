@@ -6,6 +6,8 @@ no etag contains: a worker fetches a member of an archive by its position, witho
 
 from typing import NamedTuple
 
+from mnist_ocr.redaction import redact
+
 
 class Locator(NamedTuple):
     """The fields; those at the end are left out where they are empty."""
@@ -22,7 +24,7 @@ class Locator(NamedTuple):
 
     def encode(self) -> str:
         """As the manifest holds it."""
-        error = self.error.replace("\t", " ").encode(errors="backslashreplace").decode()
+        error = redact(self.error).replace("\t", " ").encode(errors="backslashreplace").decode()
         return "\t".join((*self[:-1], error)).rstrip("\t")
 
     @classmethod

@@ -8,10 +8,14 @@
 A line without a protocol is a path, from the list's folder on if it is relative. Where there is a
 column `bucket` beside `key`, the two make an S3 URI, and columns of size and etag are believed.
 Every line has its row, also the second that names an object; empty lines have none.
+
+A signed URL goes by a name without its signature, and its signature is read from the list when the
+object is: nothing that a job writes holds it, and a list with new signatures resumes the job.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from posixpath import normpath
 
 import fsspec
@@ -20,10 +24,12 @@ from mnist_ocr.errors import ObjectError, UsageError
 from mnist_ocr.labelling.archives import archive_of, find_format, open_archive
 from mnist_ocr.labelling.list_files import Listed, find_columns, read_inventory, read_list
 from mnist_ocr.labelling.locator import Locator
+from mnist_ocr.labelling.members import ContentOrError
 from mnist_ocr.labelling.parquet_archive import find_image_column, open_parquet
 from mnist_ocr.labelling.sources import Entry, Source
 from mnist_ocr.local_store import LocalStore
-from mnist_ocr.storage import ObjectInfo, Store, is_local, open_store
+from mnist_ocr.redaction import REDACTED, redact
+from mnist_ocr.storage import ObjectInfo, Store, check_no_secret, is_local, open_store
 
 LIST_NAME = re.compile(r"\.(?:txt|csv)(?:\.gz)?$|(?:^|/)manifest\.json$", re.I)
 """Names that make an object a list; a Parquet file may be one, too."""
@@ -107,14 +113,27 @@ class ListSource(Source):
         for number, listed in enumerate(self._read(), 1):
             uri = self._resolve(listed.uri)
             if number > num_before:
-                yield from self._expand_line(ObjectInfo(uri, listed.size, listed.etag), number)
+                entries = self._expand_line(ObjectInfo(uri, listed.size, listed.etag), number)
+                yield from _rename(entries, uri, _hide_secret(uri))
             elif number == num_before and after:
-                if uri != (archive_of(after.name) if old.position else after.name):
+                public = _hide_secret(uri)
+                if public != (archive_of(after.name) if old.position else after.name):
                     raise self._changed()
                 if old.position:
-                    yield from self._expand_after(after, self._find(uri))
+                    secret = after._replace(name=uri + after.name[len(public) :])
+                    entries = self._expand_after(secret, self._find(uri))
+                    yield from _rename(entries, uri, public)
         if number < num_before:
             raise self._changed()
+
+    def read_many(self, objects: Sequence[ObjectInfo]) -> Iterator[ContentOrError]:
+        """Each one's content, or the reason why not, in order."""
+        lines = {_line_of(info) for info in objects if REDACTED in info.name}
+        if lines:
+            listed = enumerate(islice(self._read(), max(lines)), 1)
+            uris = {number: self._resolve(each.uri) for number, each in listed if number in lines}
+            objects = [_add_secret(info, uris.get(_line_of(info), "")) for info in objects]
+        return super().read_many(objects)
 
     def _changed(self) -> UsageError:
         return UsageError(
@@ -159,6 +178,10 @@ class ListSource(Source):
         bucket = rest.partition("/")[0]
         if not separator:
             return f"{uri!r} is no path: it has a NUL in it." if "\0" in uri else ""
+        try:
+            check_no_secret(uri.partition("?")[0])
+        except UsageError as error:
+            return str(error)
         if protocol not in self._protocols:
             return f"There is no protocol {protocol}:// as in {uri}."
         if uri.encode(errors="ignore").decode() != uri:
@@ -174,3 +197,33 @@ class ListSource(Source):
         except UsageError as error:
             return str(error)
         return ""
+
+
+def _hide_secret(uri: str) -> str:
+    """The name that an object goes by outside the list."""
+    return uri if is_local(uri) else redact(uri)
+
+
+def _add_secret(info: ObjectInfo, uri: str) -> ObjectInfo:
+    """The other way round: an entry under the URI that its line of the list has now."""
+    if REDACTED not in info.name:
+        return info
+    public = _hide_secret(uri)
+    if uri and info.name.startswith(public):
+        return info._replace(name=uri + info.name[len(public) :])
+    locator = Locator.parse(info.etag)
+    error = f"Line {locator.line} of the list names another object than when it was listed."
+    return info._replace(etag=locator._replace(status="changed", error=error).encode())
+
+
+def _line_of(info: ObjectInfo) -> int:
+    return int(Locator.parse(info.etag).line)
+
+
+def _rename(entries: Iterable[Entry], old: str, new: str) -> Iterable[Entry]:
+    """An object, or an archive with its members, under another name."""
+    if old == new:
+        return entries
+    return (
+        (info._replace(name=new + info.name[len(old) :]), is_chosen) for info, is_chosen in entries
+    )

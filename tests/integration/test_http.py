@@ -9,6 +9,8 @@ import pytest
 
 from mnist_ocr.errors import ObjectError, StorageUnreachableError
 from mnist_ocr.labelling.inputs import open_source
+from mnist_ocr.labelling.manifest import iterate_shards, read_shard
+from mnist_ocr.storage import open_store
 
 
 @pytest.fixture
@@ -17,7 +19,8 @@ def server() -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(int(self.path[1:4]))
+            is_refused = "sig=" in self.path and not self.path.endswith("sig=valid-secret")
+            self.send_response(403 if is_refused else int(self.path[1:4]))
             self.send_header("Content-Length", "5")
             self.end_headers()
             self.wfile.write(b"image")
@@ -58,3 +61,19 @@ def test_web_server_that_fails_ends_the_job(server: str, tmp_path: Path) -> None
     """Or an outage would be a million rows."""
     with pytest.raises(StorageUnreachableError, match="500"):
         read(tmp_path, f"{server}/500/a.png")
+
+
+def test_signed_urls_are_read_and_not_written_down(server: str, tmp_path: Path) -> None:
+    """Signatures stay in the list; a job goes on with a list that has new ones."""
+    uris = [f"{server}/200/{i}.png?id={i}&sig=expired-secret" for i in range(3)]
+    (tmp_path / "list.txt").write_text("\n".join(uris))
+    source, output = open_source(str(tmp_path / "list.txt")), open_store(str(tmp_path / "out"))
+    output.write("_job.json", b"{}")
+    assert list(iterate_shards(source, output, shard_size=8)) == [0]
+    objects = read_shard(output, 0).objects(source)
+    refused = [str(error) for error in source.read_many(objects)]
+    assert refused[2] == f"The server answers 403 for {server}/200/2.png?id=2&sig=REDACTED."
+    (tmp_path / "list.txt").write_text("\n".join(uris).replace("expired", "valid"))
+    assert list(source.read_many(objects)) == [b"image"] * 3
+    assert list(source.list(objects[0])) == objects[1:]
+    assert "secret" not in str(read_shard(output, 0).table.to_pydict())
