@@ -30,7 +30,7 @@ _SECRET_PARAMETER: Final = re.compile(
         | [\w.-]{0,40}(?:api|access)[_-]?key[\w.-]{0,40}
         | sig | pwd | auth | authorization | jwt | hmac | policy | expires | key-pair-id
         | googleaccessid
-    )=)[^\s&;#'"<>]*
+    )=)[^\s&;#'"<>]*(?<![.,])              # which end a sentence
     | (?P<header>(?:x-amz-security-token|authorization):\s*)[^\r\n<]*
     """,
     re.I | re.X,

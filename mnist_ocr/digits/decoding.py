@@ -27,9 +27,9 @@ from mnist_ocr.digits.headers import (
     read_bmp,
     read_gif,
     read_jpeg,
-    read_png,
     read_webp,
 )
+from mnist_ocr.digits.png import read_png
 from mnist_ocr.digits.tiff import read_orientation, read_tiff
 
 __all__ = [
