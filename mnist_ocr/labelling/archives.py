@@ -24,6 +24,9 @@ SEPARATOR = "::"
 MAX_SIZE = 2**63 - 1
 """Bytes that a manifest's column can say; a damaged archive may claim more."""
 
+MIN_LIMIT = 1000
+"""Members that even the smallest archive may have; any other no more than bytes."""
+
 READ_ERRORS = (ObjectError, EOFError, zlib.error, gzip.BadGzipFile)
 """What reading from `open_archive` may raise for the archive's own fault."""
 
@@ -92,7 +95,11 @@ def list_archive(store: Store, name: str, info: ObjectInfo, line: str = "") -> I
         if info.size < 0:
             raise ObjectError("unreadable", "The store does not tell how large the archive is.")
         file = open_archive(store.read_range, info._replace(name=name))
-        for member in form.list_members(file):
+        for num_before, member in enumerate(form.list_members(file)):
+            if num_before == max(info.size, MIN_LIMIT):
+                raise ObjectError(
+                    "corrupt", f"The archive claims more members than it has bytes, {info.size:,}."
+                )
             is_empty = False
             position = member.position
             if not form.locate or form.is_gzipped:

@@ -22,6 +22,9 @@ URI_COLUMNS = ("path", "uri", "url", "key")
 OBJECT_COLUMNS = {"bucket", "size", "etag", "islatest", "isdeletemarker"}
 """Others that a list of S3's objects may have; `ETag` and `e_tag` are the same."""
 
+MAX_LINE_LENGTH = 131_072
+"""Characters; the limit of Python's csv for a field."""
+
 BATCH_SIZE = 1024
 """Rows of Parquet in memory at a time."""
 
@@ -65,7 +68,7 @@ def read_list(store: Store, info: ObjectInfo) -> Iterator[Listed]:
         if kind.endswith(".parquet"):
             yield from _read_parquet(store, info)
         elif kind.endswith(".csv"):
-            rows = csv.reader(_open_text(store, info))
+            rows = csv.reader(_read_lines(store, info))
             first = next(rows, [])
             columns = find_columns(first)
             if not columns:
@@ -73,7 +76,7 @@ def read_list(store: Store, info: ObjectInfo) -> Iterator[Listed]:
             yield from _parse(rows, columns or {"uri": 0})
         else:
             yield from (
-                Listed(line) for each in _open_text(store, info) if (line := each.rstrip("\r\n"))
+                Listed(line) for each in _read_lines(store, info) if (line := each.rstrip("\r\n"))
             )
     except _FAULTS as error:
         raise _explain(uri, error) from error
@@ -103,7 +106,7 @@ def read_inventory(store: Store, info: ObjectInfo, *, anonymous: bool = False) -
             if file_format == "Parquet":
                 yield from _read_parquet(files, part)
             else:
-                rows = csv.reader(_open_text(files, part))
+                rows = csv.reader(_read_lines(files, part))
                 yield from _parse(rows, columns, is_quoted=True)
     except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise UsageError(f"{uri} is no manifest of an S3 Inventory: {error!r}.") from error
@@ -111,12 +114,16 @@ def read_inventory(store: Store, info: ObjectInfo, *, anonymous: bool = False) -
         raise _explain(uri, error) from error
 
 
-def _open_text(store: Store, info: ObjectInfo) -> io.TextIOWrapper:
+def _read_lines(store: Store, info: ObjectInfo) -> Iterator[str]:
     file: Any = open_archive(store.read_range, info)
     if info.name.lower().endswith(".gz"):
         file = GunzipReader(fileobj=file, mode="rb")
     # names that are not UTF-8 are file names all the same; newlines are the CSV reader's to find
-    return io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
+    text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
+    while line := text.readline(MAX_LINE_LENGTH):
+        if len(line) == MAX_LINE_LENGTH:
+            raise ValueError(f"a line has {MAX_LINE_LENGTH:,} characters or more")
+        yield line
 
 
 def _read_parquet(store: Store, info: ObjectInfo) -> Iterator[Listed]:

@@ -12,12 +12,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from mnist_ocr.digits.decoding import MAX_BYTES
 from mnist_ocr.errors import ObjectError
 from mnist_ocr.labelling.members import STORE_ERRORS, ContentOrError, Member
 from mnist_ocr.storage import UNKNOWN_SIZE
 
 BATCH_SIZE = 64
 """Rows in memory at a time."""
+
+MAX_RATIO, MAX_DICTIONARY_BYTES = 20, 4 * 1024**2
+"""Of a column: bytes out of one that is compressed, and of its dictionary, from which on rows are
+read one at a time."""
 
 BUFFER_BYTES = 1024**2
 """Of a column: it is streamed, since a row group may hold gigabytes."""
@@ -67,7 +72,8 @@ def _read_group(
     parquet: pq.ParquetFile, group: int, column: str, rows: list[int]
 ) -> Iterator[ContentOrError]:
     first, done = 0, 0
-    batches = parquet.iter_batches(BATCH_SIZE, [group], [column], use_threads=False)
+    batch_size = 1 if _may_swell(parquet.metadata.row_group(group), column) else BATCH_SIZE
+    batches = parquet.iter_batches(batch_size, [group], [column], use_threads=False)
     for batch in batches:
         end = first + len(batch)
         last = bisect_left(rows, end)
@@ -81,6 +87,26 @@ def _read_group(
         first, done = end, last
         if done == len(rows):
             return
+
+
+def _may_swell(group: pq.RowGroupMetaData, column: str) -> bool:
+    """Whether few bytes may be many large values: compressed, or in a dictionary, much repeated.
+
+    Images do not compress, and writers end a dictionary at a MiB. What the metadata do not admit
+    is not seen.
+
+    Raises:
+        ObjectError: `too_large`: they may all be in one page.
+    """
+    chunks = (group.column(i) for i in range(group.num_columns))
+    chunk = next(chunk for chunk in chunks if chunk.path_in_schema == column)
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
+    num_bytes, num_packed = chunk.total_uncompressed_size, chunk.total_compressed_size
+    is_dense = bool(num_bytes > MAX_RATIO * num_packed)
+    if is_dense and num_bytes > 2 * MAX_BYTES:
+        reason = f"{num_packed:,} bytes of the Parquet file hold {num_bytes:,}: write it anew."
+        raise ObjectError("too_large", reason)
+    return is_dense or bool(chunk.data_page_offset - start > MAX_DICTIONARY_BYTES)
 
 
 def open_parquet(file: BinaryIO) -> pq.ParquetFile:

@@ -3,6 +3,7 @@
 import gzip
 import io
 from collections.abc import Callable
+from typing import Any, BinaryIO
 
 from mnist_ocr.digits.decoding import MAX_BYTES
 from mnist_ocr.errors import ObjectError
@@ -12,6 +13,13 @@ CHUNK_BYTES = 8 * 1024**2
 
 JUMP_BYTES = 64 * 1024
 """Bytes of a request after a jump: the directory of a small archive, or a member's header."""
+
+MAX_RATIO = 200
+"""Bytes out of one that is compressed with gzip: ten times what images without a stroke come to;
+only bombs come near the 1032 of deflate."""
+
+FREE_BYTES = 256 * 1024**2
+"""What is decompressed in half a second, whatever it comes from."""
 
 MAX_SKIP_BYTES = 1024**2
 """What is read along rather than jumped over: at 100 MB/s it takes as long as a request."""
@@ -89,8 +97,52 @@ class RangeReader(io.RawIOBase):
         self._start = start - len(kept)
 
 
+class LimitedReader(io.RawIOBase):
+    """A file of which so many bytes are read and no more, by who would keep them all.
+
+    Args:
+        file: Can be searched.
+        max_bytes: From now on, or since `renew`.
+    """
+
+    def __init__(self, file: BinaryIO, max_bytes: int) -> None:
+        self._file = file
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
+
+    def renew(self) -> None:
+        """Count from 0."""
+        self._num_bytes = 0
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def tell(self) -> int:
+        """Bytes from the start."""
+        return self._file.tell()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move."""
+        return self._file.seek(offset, whence)
+
+    def read(self, size: int = -1) -> bytes:
+        """Up to `size` bytes, fewer only at the end.
+
+        Raises:
+            ObjectError: `too_large`.
+        """
+        check_read(self._num_bytes + max(size, 0), self._max_bytes)
+        data = self._file.read(size)
+        self._num_bytes += len(data)
+        return data
+
+
 class GunzipReader(gzip.GzipFile):
-    """What a gzip file holds; to go backwards starts again at its beginning."""
+    """What a gzip file holds; to go backwards starts again at its beginning.
+
+    Reading and searching raise `ObjectError`, `too_large`, for a bomb.
+    """
 
     def read(self, size: int | None = -1) -> bytes:
         """Up to `size` bytes, fewer only at the end.
@@ -102,12 +154,31 @@ class GunzipReader(gzip.GzipFile):
         if size is None or size < 0:
             raise ValueError("a size below zero")
         check_read(size)
-        return super().read(size)
+        data = super().read(size)
+        self._check_ratio()
+        return data
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move; forwards everything in between is decompressed."""
+        if whence == io.SEEK_SET:
+            while offset - self.tell() > CHUNK_BYTES and self.read(CHUNK_BYTES):
+                pass
+        return super().seek(offset, whence)
+
+    def _check_ratio(self) -> None:
+        packed: Any = self.fileobj
+        num_bytes, num_packed = self.tell(), packed.tell()
+        if num_bytes > FREE_BYTES and num_bytes > MAX_RATIO * num_packed:
+            raise ObjectError(
+                "too_large",
+                f"{num_packed:,} bytes of gzip hold over {num_bytes:,}, more than {MAX_RATIO} "
+                "times as many: pack it anew if that is meant.",
+            )
 
 
-def check_read(size: int) -> None:
+def check_read(size: int, max_bytes: int = MAX_BYTES) -> None:
     """Refuse to hold more than an image may have at once, whatever a damaged file asks for."""
-    if size > MAX_BYTES:
+    if size > max_bytes:
         raise ObjectError(
-            "too_large", f"A part of {size:,} bytes is to be read at once, at most {MAX_BYTES:,}."
+            "too_large", f"A part of {size:,} bytes is to be read at once, at most {max_bytes:,}."
         )

@@ -7,14 +7,21 @@ import re
 import tarfile
 from collections.abc import Iterator
 from tarfile import BLOCKSIZE, NUL
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from mnist_ocr.errors import ObjectError
 from mnist_ocr.labelling.members import STORE_ERRORS, Content, Member
+from mnist_ocr.labelling.range_reader import LimitedReader
 
 MAX_PADDING = 64 * 1024
 """Bytes of zeros between an archive's end and another that was appended to it; tar's own padding
 goes up to 10 KiB."""
+
+MAX_HEADER_BYTES = 1024**2
+"""Of all that describes one member; names have up to 4 KiB, extended attributes 64."""
+
+MAX_GLOBAL_BYTES = 64 * 1024
+"""Of what holds for all members; tarfile copies it for each."""
 
 MAGIC = slice(257, 262)
 """Where a header says `ustar`; the oldest ones do not."""
@@ -126,7 +133,8 @@ def _round_up(num_bytes: int) -> int:
 def _open(file: BinaryIO) -> tarfile.TarFile:
     # not tarfile.open, which would look for compression
     file.seek(0)
-    archive = tarfile.TarFile(fileobj=file, errors="surrogateescape", encoding="utf-8")
+    limited: Any = LimitedReader(file, MAX_HEADER_BYTES)
+    archive = tarfile.TarFile(fileobj=limited, errors="surrogateescape", encoding="utf-8")
     archive.firstmember = None  # type: ignore[attr-defined]
     return archive
 
@@ -135,8 +143,11 @@ def _read_any(archive: tarfile.TarFile, offset: int) -> tuple[Member | None, int
     """What tarfile makes of a header, or of several for one member."""
     archive.offset = offset
     archive.fileobj.seek(offset)
+    archive.fileobj.renew()  # type: ignore[attr-defined]
     info = archive.next()
     archive.members.clear()  # type: ignore[attr-defined]
+    if sum(len(key) + len(text) for key, text in archive.pax_headers.items()) > MAX_GLOBAL_BYTES:
+        raise tarfile.ReadError("global headers without end")
     if not info:
         raise tarfile.ReadError("no header")
     size, position = info.size, str(info.offset_data)

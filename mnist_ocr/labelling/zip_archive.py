@@ -8,15 +8,19 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from itertools import groupby, pairwise
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from mnist_ocr.digits.decoding import MAX_BYTES
 from mnist_ocr.errors import ObjectError
 from mnist_ocr.labelling.members import STORE_ERRORS, Content, Member
+from mnist_ocr.labelling.range_reader import LimitedReader
 
 LOCAL_HEADER = struct.Struct("<4s2xHH4xIIIHH")
 """Signature, flags, method, CRC-32, compressed size, size, length of name, length of extra field
 (APPNOTE.TXT 4.3.7)."""
+
+MAX_DIRECTORY_BYTES = 64 * 1024**2
+"""An entry has 46 bytes and a name, and takes 400 in memory."""
 
 MAX_HEADER_BYTES = LOCAL_HEADER.size + 2 * 65535
 
@@ -33,11 +37,12 @@ def list_members(file: BinaryIO) -> Iterator[Member]:
         ObjectError: `truncated`, after the members before the cut, `corrupt`, `too_large`,
             `unsupported` or `not_an_image`.
     """
+    limited: Any = LimitedReader(file, MAX_DIRECTORY_BYTES)
     try:
-        archive = zipfile.ZipFile(file)
+        archive = zipfile.ZipFile(limited)
     except STORE_ERRORS as error:
         if isinstance(error, ObjectError) and error.status == "too_large":
-            reason = f"The zip's directory has more than {MAX_BYTES:,} bytes"
+            reason = f"The zip's directory has more than {MAX_DIRECTORY_BYTES:,} bytes"
             raise ObjectError("too_large", f"{reason}: split the zip, or pack a tar.") from error
         raise
     except (zipfile.BadZipFile, ValueError, OverflowError, OSError, struct.error) as error:
@@ -57,10 +62,16 @@ def list_members(file: BinaryIO) -> Iterator[Member]:
     next_start = dict(pairwise(starts))
     for start, group in groupby(infos, lambda info: info.header_offset):
         # entries that are the same twice are one member
-        for info in {info.filename: info for info in group}.values():
+        same = {info.filename: info for info in group}.values()
+        for info in same:
             furthest = start + MAX_HEADER_BYTES + info.compress_size
-            if not info.filename.endswith("/"):  # not is_dir, which needs a name
-                yield _describe(info, min(next_start.get(start, start), furthest))
+            if info.filename.endswith("/"):  # not is_dir, which needs a name
+                continue
+            member = _describe(info, min(next_start.get(start, start), furthest))
+            if len(same) > 1:  # a bomb: few bytes, decompressed again and again
+                reason = "Several names in the zip's directory lead to the same bytes."
+                member = member._replace(status="corrupt", error=reason)
+            yield member
 
 
 def _list_truncated(file: BinaryIO) -> Iterator[Member]:
