@@ -5,6 +5,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from secrets import token_hex
 
 from mnist_ocr.crash import crash_point
 from mnist_ocr.errors import ObjectError, UsageError
@@ -132,10 +133,10 @@ class LocalStore(Store):
     def write(self, name: str, data: bytes) -> None:
         """Write a temporary file beside the target, flush it to the disk, and rename it."""
         target = Path(self.uri, name)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        temporary = target.with_name(f".{target.name}.{token_hex(8)}.tmp")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
+            with temporary.open("xb") as file:  # never through a link that another has put there
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

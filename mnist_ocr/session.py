@@ -1,7 +1,9 @@
 """The Ray cluster that this process works on."""
 
+import contextlib
 import logging
 import os
+from pathlib import Path
 
 import ray
 
@@ -24,3 +26,14 @@ def connect_ray() -> None:
             logging_level=logging.ERROR,
             runtime_env={"env_vars": variables} if variables else None,
         )
+        _protect_token()
+
+
+def _protect_token() -> None:
+    """Ray writes the token of a new cluster for everybody to read who the umask lets.
+
+    Its location is Ray's (`ray get-auth-token`); a file that is not ours is left alone.
+    """
+    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+    with contextlib.suppress(OSError):
+        token.chmod(0o600)

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 WEIGHTS, ONNX, INFO = "model.safetensors", "model.onnx", "model.json"
 
+MAX_BYTES = 1024**3
+"""Of a file: the largest of the networks here has a hundredth of it."""
+
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 """The model directory that comes with the package."""
 
@@ -152,7 +155,9 @@ def load_model(model_uri: str | None = None) -> Model:
         fields = json.loads(content)
         fields["calibration"] = Calibration.from_json(fields["calibration"])
         info = ModelInfo(**fields)
-    except (ValueError, TypeError, KeyError) as error:
+        if not (isinstance(info.sha256, dict) and isinstance(info.versions, dict)):
+            raise TypeError("sha256 and versions have to be objects")
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UsageError(
             f"{store.uri_of(INFO)} is not a model description: {error}. Train the model again."
         ) from error
@@ -174,7 +179,7 @@ def load_model(model_uri: str | None = None) -> Model:
 
 def _read_file(store: Store, name: str) -> bytes:
     try:
-        return store.read(name)
+        return store.read(name, max_bytes=MAX_BYTES)
     except ObjectError as error:
         raise UsageError(
             f"{store.uri} is not a model directory: {error} "

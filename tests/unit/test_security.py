@@ -1,0 +1,223 @@
+"""What SECURITY.md promises of the code as a whole, of models and of files."""
+
+import ast
+import contextlib
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import ray
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from mnist_ocr import session
+from mnist_ocr.digits.model import INFO, ONNX, PRETRAINED, WEIGHTS, load_model
+from mnist_ocr.errors import UsageError
+from mnist_ocr.storage import open_store
+
+ROOT = Path(__file__).parents[2]
+SOURCES = {
+    str(path.relative_to(ROOT)): ast.parse(path.read_text())
+    for folder in ("mnist_ocr", "jobs")
+    for path in (ROOT / folder).rglob("*.py")
+}
+
+FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+"""They run what they read."""
+
+FORBIDDEN_CALLS = {
+    "eval", "exec", "compile", "__import__", "os.system", "os.popen", "torch.load", "yaml.load",
+    "yaml.unsafe_load", "tempfile.mktemp", "tarfile.open", "shutil.unpack_archive",
+}  # fmt: skip
+"""Shells, code out of data, names that another can take first, archives unpacked to a disk."""
+
+FORBIDDEN_NAMES = {"extractall", "allow_pickle", "shell", "trust_remote_code"}
+"""Of methods and of arguments."""
+
+
+def find_dangers(tree: ast.AST) -> Iterator[str]:
+    """What is forbidden, anywhere in a file."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = {alias.name.partition(".")[0] for alias in node.names}
+            yield from names & FORBIDDEN_IMPORTS
+        elif isinstance(node, ast.ImportFrom):
+            yield from {str(node.module).partition(".")[0]} & FORBIDDEN_IMPORTS
+            yield from {f"{node.module}.{alias.name}" for alias in node.names} & FORBIDDEN_CALLS
+        elif isinstance(node, ast.Call):
+            yield from {ast.unparse(node.func)} & FORBIDDEN_CALLS
+            yield from {keyword.arg or "" for keyword in node.keywords} & FORBIDDEN_NAMES
+        elif isinstance(node, ast.Attribute):
+            yield from {node.attr} & FORBIDDEN_NAMES
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_nothing_is_unpickled_evaluated_or_given_to_a_shell(name: str) -> None:
+    """Nor extracted to a disk, nor written under a name that another could take first."""
+    assert list(find_dangers(SOURCES[name])) == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pickle",
+        "from joblib import load",
+        "torch.load(file, weights_only=True)",
+        "np.load(file, allow_pickle=True)",
+        "subprocess.run(command, shell=True)",
+        "eval(text)",
+        "from tempfile import mktemp",
+        "archive.extractall(folder)",
+    ],
+)
+def test_the_search_would_notice(code: str) -> None:
+    """Each of these is what the test above looks for."""
+    assert list(find_dangers(ast.parse(code)))
+
+
+def test_ray_is_told_no_secrets() -> None:
+    """What a runtime environment holds is shown to everybody who may ask Ray: one setting."""
+    keywords = [
+        ast.unparse(keyword)
+        for tree in SOURCES.values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        for keyword in node.keywords
+        if "runtime_env" in str(keyword.arg)
+    ]
+    assert keywords == ["worker_runtime_env={'env_vars': WORKER_ENVIRONMENT}"]
+
+
+@pytest.fixture
+def model_folder(tmp_path: Path) -> Path:
+    """A copy of the shipped model."""
+    for name in (WEIGHTS, ONNX, INFO):
+        (tmp_path / name).write_bytes((PRETRAINED / name).read_bytes())
+    return tmp_path
+
+
+def test_the_bytes_that_are_checked_are_the_bytes_that_are_used(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file is read once: one that is swapped afterwards changes nothing."""
+    store_type = type(open_store(str(model_folder)))
+    names: list[str] = []
+    read = store_type.read
+
+    def read_and_swap(self: object, name: str, *arguments: object, **options: object) -> bytes:
+        names.append(name)
+        content = read(self, name, *arguments, **options)
+        (model_folder / name).write_bytes(b"swapped")
+        return content
+
+    monkeypatch.setattr(store_type, "read", read_and_swap)
+    model = load_model(str(model_folder))
+    assert sorted(names) == sorted([INFO, WEIGHTS, ONNX])
+    assert model.onnx == (PRETRAINED / ONNX).read_bytes()
+    assert model.weights == (PRETRAINED / WEIGHTS).read_bytes()
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+
+
+@given(field=st.sampled_from(sorted(json.loads((PRETRAINED / INFO).read_text()))), new=json_values)
+def test_any_description_is_a_model_or_a_sentence(
+    field: str, new: object, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whatever stands in a field of model.json."""
+    folder = tmp_path_factory.mktemp("model")
+    for name in (WEIGHTS, ONNX):
+        (folder / name).symlink_to(PRETRAINED / name)
+    fields = json.loads((PRETRAINED / INFO).read_text())
+    (folder / INFO).write_text(json.dumps(fields | {field: new}))
+    with contextlib.suppress(UsageError):
+        load_model(str(folder))
+
+
+def test_nested_or_endless_description_is_refused(model_folder: Path) -> None:
+    """Neither the stack nor the memory runs out."""
+    (model_folder / INFO).write_text("[" * 100_000)
+    with pytest.raises(UsageError, match="not a model description"):
+        load_model(str(model_folder))
+    with (model_folder / INFO).open("wb") as file:
+        file.truncate(2 * 1024**3)
+    with pytest.raises(UsageError, match="at most 1,073,741,824 are read"):
+        load_model(str(model_folder))
+
+
+@pytest.mark.parametrize("location", ["secret.bin", "../secret.bin", "/etc/hostname"])
+def test_onnx_reads_no_other_file(
+    location: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network whose weights are said to lie outside is not loaded."""
+    monkeypatch.chdir(tmp_path)
+    Path("secret.bin").write_bytes(bytes(16))
+    weights = TensorProto(name="w", data_type=1, dims=[4], data_location=TensorProto.EXTERNAL)
+    weights.external_data.append(onnx.StringStringEntryProto(key="location", value=location))
+    ports = [helper.make_tensor_value_info(name, 1, [4]) for name in "xy"]
+    node = helper.make_node("Add", ["x", "w"], ["y"])
+    graph = helper.make_graph([node], "graph", ports[:1], ports[1:], [weights])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    with pytest.raises(Exception, match=r"(?i)external data|model_path"):
+        onnxruntime.InferenceSession(model.SerializeToString(), options)
+
+
+def test_temporary_file_is_never_another_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where its name was guessed and linked elsewhere."""
+    monkeypatch.setattr("mnist_ocr.local_store.token_hex", lambda _: "guessed")
+    (tmp_path / "precious").write_text("kept")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/.a.bin.guessed.tmp").symlink_to(tmp_path / "precious")
+    with pytest.raises(UsageError, match="File exists"):
+        open_store(str(tmp_path / "out")).write("a.bin", b"x")
+    assert (tmp_path / "precious").read_text() == "kept"
+
+
+@pytest.mark.parametrize("is_elsewhere", [False, True])
+def test_rays_token_is_for_its_owner_alone(
+    is_elsewhere: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has it may run code on the cluster."""
+    token = tmp_path / ("token" if is_elsewhere else ".ray/auth_token")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if is_elsewhere:
+        monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+    else:
+        monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+
+    def start(*_: object, **__: object) -> None:
+        token.parent.mkdir(exist_ok=True)
+        token.write_text("secret")
+        token.chmod(0o644)
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", start)
+    session.connect_ray()
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    assert os.access(token, os.R_OK)
+
+
+def test_seeded_noise_is_no_model(tmp_path: Path) -> None:
+    """Weights and networks that are not what model.json states never reach a parser."""
+    noise = np.random.default_rng(0).bytes(1000)
+    for name in (WEIGHTS, ONNX):
+        for each in (WEIGHTS, ONNX, INFO):
+            (tmp_path / each).write_bytes((PRETRAINED / each).read_bytes())
+        (tmp_path / name).write_bytes(noise)
+        with pytest.raises(UsageError, match="does not have the sha256"):
+            load_model(str(tmp_path))
