@@ -1,6 +1,6 @@
 # Each target sets up its own .venv first; `make` alone explains them.
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test pretrained
+.PHONY: help install demo check test fuzz audit pretrained
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -21,6 +21,15 @@ check: .venv/installed  ## Lint, format, types, and the import rule
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/pytest -q tests/unit/test_architecture.py
+
+fuzz: .venv/installed  ## Fuzz decoders, archives, lists, manifests and URIs for an hour or so
+	MNIST_OCR_FUZZ_EXAMPLES=20000 $(BIN)/pytest tests/unit/test_fuzz.py --timeout 7200
+
+audit:  ## Look the pinned versions up among known vulnerabilities, which needs the network
+	$(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/pip install --quiet pip-audit
+	.venv/audit/bin/pip-audit --strict --disable-pip --no-deps -r constraints.txt || \
+	  { echo "make audit: a version is vulnerable, or could not be looked up: see above"; exit 1; }
 
 pretrained: .venv/installed  ## Train the shipped model again, from MNIST and QMNIST's labels in data/
 	$(BIN)/mnist-ocr train --recipe trusted --seed 0 --model-uri mnist_ocr/pretrained
