@@ -96,10 +96,12 @@ def _may_swell(group: pq.RowGroupMetaData, column: str) -> bool:
     is not seen.
 
     Raises:
-        ObjectError: `too_large`: they may all be in one page.
+        ObjectError: `too_large`: they may all be in one page; `corrupt`: there is no such column.
     """
     chunks = (group.column(i) for i in range(group.num_columns))
-    chunk = next(chunk for chunk in chunks if chunk.path_in_schema == column)
+    chunk = next((chunk for chunk in chunks if chunk.path_in_schema == column), None)
+    if chunk is None:
+        raise ObjectError("corrupt", f"A row group of the Parquet file has no column {column}.")
     start = chunk.dictionary_page_offset or chunk.data_page_offset
     num_bytes, num_packed = chunk.total_uncompressed_size, chunk.total_compressed_size
     is_dense = bool(num_bytes > MAX_RATIO * num_packed)

@@ -133,6 +133,8 @@ def read_metadata(data: bytes) -> dict[str, Any]:
 
     Raises:
         pa.ArrowInvalid: it is not a whole Parquet file.
+        OSError: its footer is damaged.
+        ValueError: that document is.
     """
     metadata = pq.read_metadata(pa.BufferReader(data)).metadata or {}
     document: dict[str, Any] = json.loads(metadata.get(METADATA_KEY, b"{}"))

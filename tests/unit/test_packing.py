@@ -2,11 +2,13 @@
 
 import io
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from archives import encode_png, pack_idx, pack_parquet, pack_tar, pack_zip
 
@@ -16,12 +18,14 @@ from mnist_ocr.labelling import manifest, packing
 from mnist_ocr.labelling.inputs import open_source
 from mnist_ocr.labelling.packed_files import PackedImage
 from mnist_ocr.labelling.packing import (
+    ERROR_SCHEMA,
     PackJob,
     list_packed_shards,
     pack_shard,
     read_receipts,
     split,
 )
+from mnist_ocr.labelling.predictions import encode_table
 from mnist_ocr.stopwatch import Stopwatch
 from mnist_ocr.storage import Store, open_store
 
@@ -258,10 +262,21 @@ def test_leftover_that_cannot_be_deleted_stops_the_job(
     assert list_packed_shards(output) == []
 
 
-def test_damaged_record_is_named(output: Store) -> None:
-    """With what to do about it."""
-    output.write("errors/00000003.parquet", b"PAR1")
-    with pytest.raises(UsageError, match=r"00000003\.parquet is damaged: .* Delete it and run"):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: data[:-20] + b"\xff" * 8 + data[-12:],
+        lambda data: data.replace(b'"num_images"', b'"num_imagez"'),
+        lambda data: data.replace(b'{"job_id"', b'["job_id"'),
+    ],
+)
+def test_damaged_record_is_named(damage: Callable[[bytes], bytes], output: Store) -> None:
+    """It says what to do, whatever Parquet's reader has against it."""
+    table = pa.Table.from_pylist([], ERROR_SCHEMA)
+    metadata = {"job_id": "1", "receipt": {"num_images": 1}}
+    output.write("errors/00000003.parquet", damage(encode_table(table, metadata)))
+    with pytest.raises(UsageError, match=r"00000003\.parquet is damaged.*Delete it and run"):
         list(read_receipts(output, [3]))
 
 
