@@ -276,7 +276,7 @@ def test_damaged_record_is_named(damage: Callable[[bytes], bytes], output: Store
     table = pa.Table.from_pylist([], ERROR_SCHEMA)
     metadata = {"job_id": "1", "receipt": {"num_images": 1}}
     output.write("errors/00000003.parquet", damage(encode_table(table, metadata)))
-    with pytest.raises(UsageError, match=r"00000003\.parquet is damaged.*Delete it and run"):
+    with pytest.raises(UsageError, match=r"(?s)00000003\.parquet is damaged.*Delete it and run"):
         list(read_receipts(output, [3]))
 
 
