@@ -33,46 +33,46 @@ def read_png(data: bytes) -> Header:
     if data[12:16] != b"IHDR" or depth not in _PNG_DEPTHS.get(colour, ()):
         fail("corrupt", f"The PNG file has no valid header: {depth} bits, colour type {colour}.")
     transparent_grey, is_thinned = None, False
-    kept, kind, at, num_chunks = [(0, 8)], b"", 8, 0
-    pixels: list[slice] = []
-    while kind != b"IEND":
+    kept, at = [(0, 8)], 8
+    for _ in range(MAX_SEGMENTS):
         start = at
         length, kind = _PNG_CHUNK.unpack_from(data, at)
         at += length + 12
-        num_chunks += 1
-        if num_chunks > MAX_SEGMENTS:
-            fail("too_large", f"The PNG file has over {MAX_SEGMENTS:,} chunks: save it again.")
         if kind not in _PNG_KEPT:
             is_thinned = True
             continue
         kept.append((start, at))
-        if kind == b"IDAT":
-            pixels.append(slice(start + 8, at - 4))
         if zlib.crc32(data[start + 4 : at - 4]) != _U32.unpack_from(data, at - 4)[0]:
             fail("corrupt", f"The PNG file is damaged near byte {start:,}: copy it again.")
         if kind == b"tRNS" and colour == 0:
             (level,) = _U16.unpack_from(data, start + 8)
             transparent_grey = (level & ((1 << depth) - 1)) * _PNG_GREY_STEPS[depth]
-    # a byte for each row's filter; interlaced images have more, shorter rows
-    num_bytes = 2 * height * (width * depth * _PNG_CHANNELS[colour] // 8 + 2)
-    _check_inflated(data, pixels, num_bytes)
+        if kind == b"IEND":
+            break
+    else:
+        fail("too_large", f"The PNG file has over {MAX_SEGMENTS:,} chunks: save it again.")
+    if len(data) * _MAX_DEFLATE_RATIO > _CHEAP_BYTES:
+        pixels = [part for part in kept if data[part[0] + 4 : part[0] + 8] == b"IDAT"]
+        # a byte for each row's filter; interlaced images have more, shorter rows
+        num_bytes = 2 * height * (width * depth * _PNG_CHANNELS[colour] // 8 + 2)
+        _check_inflated(data, pixels, num_bytes)
     if is_thinned:
         data = b"".join(data[start:end] for start, end in kept)
     return Header(width, height, data, transparent_grey=transparent_grey)
 
 
-def _check_inflated(data: bytes, parts: list[slice], max_bytes: int) -> None:
+def _check_inflated(data: bytes, chunks: list[tuple[int, int]], max_bytes: int) -> None:
     """Refuse pixels that inflate to far more than the header says; the decoder would inflate all.
 
-    Small files are let through, and all that cannot take long.
+    What cannot take long is let through.
     """
-    num_bytes = sum(part.stop - part.start for part in parts)
-    if num_bytes * _MAX_DEFLATE_RATIO < max(_CHEAP_BYTES, 2 * max_bytes):
+    num_packed = sum(end - start for start, end in chunks)
+    if num_packed * _MAX_DEFLATE_RATIO < max(_CHEAP_BYTES, 2 * max_bytes):
         return
     inflater, view = zlib.decompressobj(), memoryview(data)
-    for part in parts:
-        for start in range(part.start, part.stop, _INFLATED_AT_ONCE):
-            piece = view[start : min(start + _INFLATED_AT_ONCE, part.stop)]
+    for start, end in chunks:
+        for at in range(start + 8, end - 4, _INFLATED_AT_ONCE):
+            piece = view[at : min(at + _INFLATED_AT_ONCE, end - 4)]
             try:
                 max_bytes -= len(inflater.decompress(piece))
             except zlib.error:

@@ -144,6 +144,9 @@ class GunzipReader(gzip.GzipFile):
     Reading and searching raise `ObjectError`, `too_large`, for a bomb.
     """
 
+    _position = 0
+    """What `tell` says, which takes longer."""
+
     def read(self, size: int | None = -1) -> bytes:
         """Up to `size` bytes, fewer only at the end.
 
@@ -154,26 +157,30 @@ class GunzipReader(gzip.GzipFile):
         if size is None or size < 0:
             raise ValueError("a size below zero")
         check_read(size)
-        data = super().read(size)
-        self._check_ratio()
-        return data
+        return self._count(super().read(size))
+
+    def read1(self, size: int = -1) -> bytes:
+        """What is at hand, for readers of text."""
+        return self._count(super().read1(size))
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Move; forwards everything in between is decompressed."""
         if whence == io.SEEK_SET:
-            while offset - self.tell() > CHUNK_BYTES and self.read(CHUNK_BYTES):
+            while offset - self._position > CHUNK_BYTES and self.read(CHUNK_BYTES):
                 pass
-        return super().seek(offset, whence)
+        self._position = super().seek(offset, whence)
+        return self._position
 
-    def _check_ratio(self) -> None:
+    def _count(self, data: bytes) -> bytes:
+        self._position += len(data)
         packed: Any = self.fileobj
-        num_bytes, num_packed = self.tell(), packed.tell()
-        if num_bytes > FREE_BYTES and num_bytes > MAX_RATIO * num_packed:
+        if self._position > max(FREE_BYTES, MAX_RATIO * packed.tell()):
             raise ObjectError(
                 "too_large",
-                f"{num_packed:,} bytes of gzip hold over {num_bytes:,}, more than {MAX_RATIO} "
-                "times as many: pack it anew if that is meant.",
+                f"{packed.tell():,} bytes of gzip hold over {self._position:,}, more than "
+                f"{MAX_RATIO} times as many: pack it anew if that is meant.",
             )
+        return data
 
 
 def check_read(size: int, max_bytes: int = MAX_BYTES) -> None:
