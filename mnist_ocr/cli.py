@@ -13,12 +13,19 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import tyro
 
 from mnist_ocr.errors import JobFailedError, ObjectError, UsageError
-from mnist_ocr.labelling.config import LabelConfig, PackConfig, PlanConfig, VerifyConfig
+from mnist_ocr.labelling.config import (
+    LabelConfig,
+    PackConfig,
+    PlanConfig,
+    PruneConfig,
+    RetryConfig,
+    VerifyConfig,
+)
 from mnist_ocr.labelling.report import ProgressDisplay
 from mnist_ocr.redaction import redact
 from mnist_ocr.storage import check_no_secret
@@ -31,6 +38,9 @@ from mnist_ocr.training.config import (
     TuneConfig,
 )
 from mnist_ocr.training.recipes import RECIPES
+
+if TYPE_CHECKING:
+    from mnist_ocr.labelling.summary import LabelSummary
 
 FAILED, WRONG_USE, TOO_MANY_ERRORS = 1, 2, 3
 
@@ -104,15 +114,42 @@ def run_label(config: LabelConfig) -> int:
 
     with ProgressDisplay(sys.stderr) as display:
         summary = label(config, display.update)
+    return _report_labels(summary, config)
+
+
+def run_retry(config: RetryConfig) -> int:
+    """Redo rows, with progress on stderr."""
+    from mnist_ocr.labelling.retry import retry
+
+    with ProgressDisplay(sys.stderr) as display:
+        summary = retry(config, display.update)
+    return _report_labels(summary, config)
+
+
+def _report_labels(summary: "LabelSummary", config: LabelConfig | RetryConfig) -> int:
     print(
         f"{summary.num_images:,} rows ({_format_counts(summary.statuses)}) in {summary.output_uri}"
     )
-    print(f"{summary.num_accepted:,} accepted at a risk of {config.max_risk:g}")
+    risk = f" at a risk of {config.max_risk:g}" if isinstance(config, LabelConfig) else ""
+    print(f"{summary.num_accepted:,} accepted{risk}")
     if summary.num_images_this_run:
         print(summary.format_run())
     _print_json(asdict(summary))
     too_many = config.max_error_rate is not None and summary.error_rate > config.max_error_rate
     return TOO_MANY_ERRORS if too_many else 0
+
+
+def run_prune(config: PruneConfig) -> int:
+    """Delete old generations."""
+    from mnist_ocr.labelling.prune import prune
+
+    pruning = prune(config)
+    for uri in pruning.generation_uris:
+        print(f"{'to delete' if pruning.dry_run else 'deleted'}: {uri}")
+    size = f"{pruning.num_files:,} files of {pruning.num_bytes / 1e6:,.1f} MB"
+    print(f"{size}{' would go' if pruning.dry_run else ''}; kept: {pruning.current_uri}")
+    _print_json(asdict(pruning))
+    return 0
 
 
 def run_plan(config: PlanConfig) -> int:
@@ -168,6 +205,8 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "label": (LabelConfig, run_label),
     "plan": (PlanConfig, run_plan),
     "verify": (VerifyConfig, run_verify),
+    "retry": (RetryConfig, run_retry),
+    "prune": (PruneConfig, run_prune),
     "pack": (PackConfig, run_pack),
 }
 

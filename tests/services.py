@@ -130,13 +130,13 @@ def ray_session(rclone_server: S3Server, tmp_path_factory: pytest.TempPathFactor
         ray.shutdown()
 
 
-def label_at(endpoint: str, *arguments: str) -> dict[str, Any]:
-    """The command on the cluster of all tests, its workers with a store of their own."""
+def label_at(endpoint: str, *arguments: str, command: str = "label") -> dict[str, Any]:
+    """A command on the cluster of all tests, its workers with a store of their own."""
     job = {"runtime_env": {"env_vars": {"AWS_ENDPOINT_URL": endpoint}}}
     environment = {"AWS_ENDPOINT_URL": endpoint, "RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps(job)}
-    command = [sys.executable, "-m", "mnist_ocr", "label", *arguments]
+    line = [sys.executable, "-m", "mnist_ocr", command, *arguments]
     done = subprocess.run(
-        command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | environment
+        line, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | environment
     )
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -1,4 +1,4 @@
-"""What a person can set for `mnist-ocr label`, `plan`, `pack` and `verify`."""
+"""What a person can set for `mnist-ocr label` and the commands around it."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,6 +7,9 @@ from mnist_ocr.errors import UsageError
 
 MAX_SHARD_SIZE = 65536
 """Images: 51 MB as uint8, below the 128 MiB at which Ray Data would split a block."""
+
+Change = Literal["update", "relabel"]
+"""What a new generation is for."""
 
 
 @dataclass(frozen=True)
@@ -42,17 +45,70 @@ class LabelConfig:
     """Most images per Parquet file, the unit of work and of resuming; the first are smaller."""
     max_error_rate: float | None = None
     """Exit with 3 if a larger share of the rows are errors: not ok, blank or not_a_digit."""
+    update: bool = False
+    """If the output is finished: list the input again, and label what is new or has changed, in a
+    new generation that takes the other rows over; readers see the old one until it is finished."""
+    relabel: bool = False
+    """If the output is of another model or other settings: label everything anew, in a new
+    generation; readers see the old one until it is finished."""
 
     def __post_init__(self) -> None:
         """Check each value by itself."""
+        if self.update and self.relabel:
+            raise UsageError("update and relabel are both given: relabel labels what is new, too.")
         if not 0 < self.max_risk < 1:
             raise UsageError(f"max_risk is {self.max_risk}: give one between 0 and 1.")
         _check_num_actors(self.num_actors)
-        if self.num_gpus_per_actor is not None and not 0 <= self.num_gpus_per_actor <= 1:
-            raise UsageError(f"num_gpus_per_actor is {self.num_gpus_per_actor}: give 0 to 1.")
+        _check_gpu_share(self.num_gpus_per_actor)
         _check_shard_size(self.shard_size)
-        if self.max_error_rate is not None and not 0 <= self.max_error_rate <= 1:
-            raise UsageError(f"max_error_rate is {self.max_error_rate}: give one from 0 to 1.")
+        _check_error_rate(self.max_error_rate)
+
+    @property
+    def change(self) -> Change | None:
+        """What a new generation may be begun for; None to go on with the current one."""
+        return "update" if self.update else "relabel" if self.relabel else None
+
+
+@dataclass(frozen=True)
+class RetryConfig:
+    """Redo the rows of some statuses, in a new generation that takes the other rows over.
+
+    Each object is looked up first, and read as it is now. The input is not listed.
+
+    Example: mnist-ocr retry s3://bucket/labels/ --status throttled,missing
+    """
+
+    output_uri: str
+    """Finished output of `mnist-ocr label`, local or s3://."""
+    status: str = "changed,forbidden,missing,throttled,unreadable"
+    """Statuses of the rows to redo, with commas between."""
+    model_uri: str | None = None
+    """The model that the output was labelled with; default the one that comes with mnist-ocr."""
+    num_actors: int | None = None
+    """Workers that label, as of `label`."""
+    num_gpus_per_actor: float | None = None
+    """GPU share of a worker, as of `label`."""
+    max_error_rate: float | None = None
+    """Exit with 3 if a larger share of all rows are errors: not ok, blank or not_a_digit."""
+
+    def __post_init__(self) -> None:
+        """Check each value by itself."""
+        _check_num_actors(self.num_actors)
+        _check_gpu_share(self.num_gpus_per_actor)
+        _check_error_rate(self.max_error_rate)
+
+
+@dataclass(frozen=True)
+class PruneConfig:
+    """Delete every generation of an output but the current one, unfinished ones, too.
+
+    Example: mnist-ocr prune s3://bucket/labels/ --dry-run
+    """
+
+    output_uri: str
+    """Output of `mnist-ocr label`, local or s3://."""
+    dry_run: bool = False
+    """Say what would be deleted, and delete nothing."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +195,16 @@ class PackConfig:
 def _check_num_actors(num_actors: int | None) -> None:
     if num_actors is not None and num_actors < 1:
         raise UsageError(f"num_actors is {num_actors}: give 1 or more.")
+
+
+def _check_gpu_share(num_gpus_per_actor: float | None) -> None:
+    if num_gpus_per_actor is not None and not 0 <= num_gpus_per_actor <= 1:
+        raise UsageError(f"num_gpus_per_actor is {num_gpus_per_actor}: give 0 to 1.")
+
+
+def _check_error_rate(max_error_rate: float | None) -> None:
+    if max_error_rate is not None and not 0 <= max_error_rate <= 1:
+        raise UsageError(f"max_error_rate is {max_error_rate}: give one from 0 to 1.")
 
 
 def _check_shard_size(shard_size: int) -> None:

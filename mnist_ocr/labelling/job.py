@@ -24,6 +24,8 @@ class ShardJob:
 
     command: ClassVar[str]
     """Whose job it is."""
+    remedy: ClassVar[str] = "Choose another output folder, or run the job as it was begun."
+    """For whoever wants another job in the output."""
 
     job_id: str
     input_uri: str
@@ -44,15 +46,35 @@ class ShardJob:
 
 @dataclass(frozen=True, kw_only=True)
 class Job(ShardJob):
-    """A labelling job."""
+    """A labelling job; of an output with several generations, one of them."""
 
     command = "label"
+    remedy = (
+        "Pass --relabel for a new generation beside the old, choose another output folder, or run "
+        "the job as it was begun."
+    )
 
     max_risk: float
     threshold: float | None
     """Confidence from which on rows are accepted: the model's for `max_risk`, if it has one."""
     model_sha256: str
     preprocessing_version: int
+    base: int | None = None
+    """Number of the generation whose rows are taken over where nothing has changed."""
+    redo: tuple[str, ...] = ()
+    """Statuses of rows that are not taken over."""
+
+    @property
+    def fingerprint(self) -> dict[str, object]:
+        """What is the same in all generations of which one is made from the other."""
+        fields = super().fingerprint
+        del fields["base"], fields["redo"]
+        return fields
+
+    @property
+    def generation_fingerprint(self) -> dict[str, object]:
+        """What must be the same for two runs to make the same generation."""
+        return {**self.fingerprint, "base": self.base, "redo": self.redo}
 
 
 J = TypeVar("J", bound=ShardJob)
@@ -82,11 +104,7 @@ def find_job(wanted: J, source: Source, output: Store) -> tuple[J, bool]:
     Raises:
         UsageError: the output holds something else, or lies within the input.
     """
-    if source.holds(output.uri) or f"{source.uri}/".startswith(f"{output.uri}/"):
-        raise UsageError(
-            f"Input {source.uri} and output {output.uri} lie one in the other. "
-            "Choose an output folder apart from the input."
-        )
+    check_apart(source, output)
     if recorded := read_job(output, type(wanted)):
         check_same_job(recorded, wanted)
         return replace(recorded, output_uri=output.uri), False
@@ -100,6 +118,19 @@ def find_job(wanted: J, source: Source, output: Store) -> tuple[J, bool]:
             "Choose an empty or new one."
         )
     return wanted, True
+
+
+def check_apart(source: Source, output: Store) -> None:
+    """Make sure that the input does not hold the output, nor the output the input.
+
+    Raises:
+        UsageError: one does.
+    """
+    if source.holds(output.uri) or f"{source.uri}/".startswith(f"{output.uri}/"):
+        raise UsageError(
+            f"Input {source.uri} and output {output.uri} lie one in the other. "
+            "Choose an output folder apart from the input."
+        )
 
 
 def read_job(output: Store, kind: type[J]) -> J | None:
@@ -125,7 +156,8 @@ def read_job(output: Store, kind: type[J]) -> J | None:
 
 def _decode(document: Any) -> dict[str, Any]:
     return {
-        key: tuple(value) if key == "extensions" else value for key, value in dict(document).items()
+        key: tuple(value) if key in ("extensions", "redo") else value
+        for key, value in dict(document).items()
     }
 
 
@@ -141,8 +173,7 @@ def check_same_job(recorded: ShardJob, wanted: ShardJob) -> None:
     ]
     if differences:
         raise UsageError(
-            f"{wanted.output_uri} holds another job: {'; '.join(differences)}. "
-            "Choose another output folder, or run the job as it was begun."
+            f"{wanted.output_uri} holds another job: {'; '.join(differences)}. {wanted.remedy}"
         )
 
 

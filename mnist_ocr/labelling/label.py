@@ -12,30 +12,38 @@ from mnist_ocr.crash import crash_point
 from mnist_ocr.digits.calibration import Calibration
 from mnist_ocr.digits.model import Model, load_model
 from mnist_ocr.labelling.bottleneck import RunTimes
-from mnist_ocr.labelling.config import LabelConfig
+from mnist_ocr.labelling.config import LabelConfig, RetryConfig
 from mnist_ocr.labelling.dataflow import follow, plan_workers
+from mnist_ocr.labelling.generations import open_root, switch_to
 from mnist_ocr.labelling.inputs import open_source
-from mnist_ocr.labelling.job import Job, describe_job, find_job, write_job
+from mnist_ocr.labelling.job import describe_job
 from mnist_ocr.labelling.lease import Lease
 from mnist_ocr.labelling.manifest import (
     ListingMonitor,
     check_finished,
     check_input,
     list_finished_shards,
+    read_totals,
 )
 from mnist_ocr.labelling.pipeline import label_shards
+from mnist_ocr.labelling.prune import delete_generation
+from mnist_ocr.labelling.redo import write_redone
 from mnist_ocr.labelling.report import Progress
 from mnist_ocr.labelling.shards import read_receipts
+from mnist_ocr.labelling.sources import Source
 from mnist_ocr.labelling.summary import LabelSummary, add_up, read_summary, write_summary
+from mnist_ocr.labelling.targets import Target, find_target
+from mnist_ocr.labelling.update import find_changes
 from mnist_ocr.session import connect_ray
-from mnist_ocr.storage import Store, open_store
+from mnist_ocr.storage import Store
 
 logger = logging.getLogger(__name__)
 
 
-def label(
-    config: LabelConfig, on_progress: Callable[[Progress], None] = lambda progress: None
-) -> LabelSummary:
+Listener = Callable[[Progress], None]
+
+
+def label(config: LabelConfig, on_progress: Listener = lambda progress: None) -> LabelSummary:
     """Label every image of a folder or bucket, or what an earlier run of the job left over.
 
     Starts Ray on this machine unless there is a cluster to join (session.py).
@@ -47,40 +55,102 @@ def label(
     """
     started = monotonic()
     source = open_source(config.input_uri, config.extensions, anonymous=config.anonymous)
-    output = open_store(config.output_uri)
+    root = open_root(config.output_uri)
     model = load_model(config.model_uri)
-    job, is_new = find_job(describe_job(config, model, source, output), source, output)
-    if not is_new and (summary := read_summary(output, LabelSummary)):
-        logger.info("%s is complete: nothing left to do.", output.uri)
-        return replace(summary, num_images_this_run=0, wall_s=monotonic() - started)
-    if job.threshold is None:
+    wanted = describe_job(config, model, source, root)
+    target = find_target(wanted, source, root, config.change)
+    if target.is_current and (summary := target.read_summary()):
+        logger.info("%s is complete: nothing left to do.", root.uri)
+        return summary.rest(started)
+    if wanted.threshold is None:
         logger.warning("%s", explain_no_threshold(config.max_risk, model.info.calibration))
     check_input(source)  # when resuming, too: a disk may not be mounted
-    with Lease(output) as lease:
-        job, is_new = find_job(job, source, output)  # another command may have begun it meanwhile
-        return _label_rest(config, job, is_new, model, output, started, lease.guard(on_progress))
+    with Lease(root) as lease:
+        # another command may have begun it meanwhile, or finished it
+        target = find_target(wanted, source, root, config.change)
+        return finish(target, source, model, config, started, lease.guard(on_progress))
+
+
+def finish(
+    target: Target,
+    source: Source,
+    model: Model,
+    config: LabelConfig | RetryConfig,
+    started: float,
+    on_progress: Listener,
+) -> LabelSummary:
+    """Do what a generation lacks, and have readers see it.
+
+    Args:
+        target: The generation.
+        source: Its input.
+        model: Its model.
+        config: How many workers to use.
+        started: When the command was, by `monotonic`.
+        on_progress: Is told.
+    """
+    if summary := target.read_summary():  # it was killed before the switch
+        summary = summary.rest(started)
+    else:
+        if target.base:
+            unchanged = _record_objects(target, target.base, source, on_progress)
+            if unchanged:
+                return unchanged.rest(started)
+            target = replace(target, is_new=False)
+        summary = _label_rest(target, model, config, started, on_progress)
+    if not target.is_current:
+        switch_to(target.root, target.number)
+        crash_point("generation-switched")
+    return summary
+
+
+def _record_objects(
+    target: Target, base: Store, source: Source, on_progress: Listener
+) -> LabelSummary | None:
+    """Put on record which objects a generation with a base holds.
+
+    Returns:
+        The base's summary if there is nothing to do.
+    """
+    if read_totals(target.output):
+        return None
+
+    def on_object(num_objects: int) -> None:
+        on_progress(Progress(num_listed=num_objects))
+
+    if target.job.redo:
+        target.begin()
+        write_redone(source, base, target.output, target.job.redo, on_object)
+        return None
+    with find_changes(source, base, on_object) as changes:
+        crash_point("changes-found")
+        if len(changes.objects):
+            target.begin()
+            changes.write(base, target.output, target.job.shard_size, on_object)
+            return None
+    logger.info("Nothing under %s is new or has changed.", source.uri)
+    if not target.is_new:
+        delete_generation(target.root, target.number)
+    return read_summary(base, LabelSummary)
 
 
 def _label_rest(
-    config: LabelConfig,
-    job: Job,
-    is_new: bool,
+    target: Target,
     model: Model,
-    output: Store,
+    config: LabelConfig | RetryConfig,
     started: float,
-    on_progress: Callable[[Progress], None],
+    on_progress: Listener,
 ) -> LabelSummary:
     """Label the shards that are not finished, and declare the job complete."""
-    finished = {} if is_new else list_finished_shards(output)
+    job, output = target.job, target.output
+    finished = {} if target.is_new else list_finished_shards(output)
     check_finished(output, finished)
     connect_ray()
     cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     num_actors, num_gpus_per_actor = plan_workers(
         config.num_actors, config.num_gpus_per_actor, cluster
     )
-    if is_new:
-        write_job(output, job)
-        crash_point("job-written")
+    target.begin()
 
     earlier = list(read_receipts(output, list(finished.values())))
     num_before = sum(receipt.num_images for receipt in earlier)
@@ -101,7 +171,7 @@ def _label_rest(
         wall_s=monotonic() - labelling_started,
         num_cpus=cluster["CPU"] if num_gpus_per_actor else num_actors,
         num_gpus=num_actors * num_gpus_per_actor,
-        num_images=sum(receipt.num_images for receipt in receipts),
+        num_images=sum(receipt.num_read for receipt in receipts),
     )
     summary = LabelSummary(
         **add_up(job, earlier, receipts, times, monotonic() - started),

@@ -22,10 +22,11 @@ from mnist_ocr.labelling.manifest_shard import (
     COMPLETE,
     FOLDER,
     SHARD_NAME,
-    encode_shard,
+    encode_rows,
     explain_relisting,
     read_shard,
     shard_name,
+    tabulate,
 )
 from mnist_ocr.labelling.sources import Source
 from mnist_ocr.storage import ObjectInfo, Store
@@ -92,7 +93,7 @@ def iterate_shards(source: Source, output: Store, *, shard_size: int) -> Generat
             rows = listing.take(size_of_shard(next_shard, shard_size))
             if not rows:
                 break
-            data = encode_shard(source, next_id, rows, listing.frontier)
+            data = encode_rows(tabulate(source, next_id, rows, listing.frontier))
             crash_point("shard-listed")
             output.write(shard_name(next_shard), data)
             crash_point("shard-recorded")

@@ -106,10 +106,10 @@ def explain_relisting(shard: int) -> str:
     )
 
 
-def encode_shard(
-    source: Source, first_id: int, rows: Collection[ObjectInfo], frontier: Sequence[Lane]
-) -> bytes:
-    """A manifest shard's file.
+def tabulate(
+    source: Source, first_id: int, rows: Collection[ObjectInfo], frontier: Sequence[Lane] = ()
+) -> pa.Table:
+    """Objects as rows of a manifest shard.
 
     Args:
         source: Of the objects.
@@ -118,7 +118,7 @@ def encode_shard(
         frontier: What is left to list behind them.
     """
     lanes = [[*lane.after, lane.until] for lane in frontier if lane.after]
-    table = pa.Table.from_arrays(
+    return pa.Table.from_arrays(
         [
             pa.array(range(first_id, first_id + len(rows)), pa.int64()),
             pa.array(_escape(source.uri_of(info.name)) for info in rows),
@@ -127,6 +127,10 @@ def encode_shard(
         ],
         schema=SCHEMA.with_metadata({FRONTIER: json.dumps(lanes)}),
     )
+
+
+def encode_rows(table: pa.Table) -> bytes:
+    """A manifest shard's file."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(
         sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")

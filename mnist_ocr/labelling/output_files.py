@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from mnist_ocr.errors import DamagedOutputError
-from mnist_ocr.labelling import lease
+from mnist_ocr.labelling import generations, lease
 from mnist_ocr.labelling.job import JOB, Job
 from mnist_ocr.labelling.manifest import PART_NAME, find_gap, part_name, read_totals
 from mnist_ocr.labelling.manifest_shard import COMPLETE, SHARD_NAME, explain_relisting, shard_name
@@ -11,6 +11,10 @@ from mnist_ocr.labelling.summary import SUCCESS, LabelSummary, read_summary
 from mnist_ocr.storage import ObjectInfo, Store
 
 RERUN = "run the same label command again"
+
+KNOWN = (JOB, SUCCESS, COMPLETE, generations.CURRENT)
+OTHER_FOLDERS = (lease.FOLDER, generations.FOLDER)
+"""Of the output with all of its generations."""
 
 
 class OutputFiles:
@@ -59,7 +63,7 @@ class OutputFiles:
             self.parts[int(match[1])] = info
         elif base_name == "" or base_name.startswith("."):
             return  # a folder's marker, a temporary file
-        elif info.name not in (JOB, SUCCESS, COMPLETE) and not info.name.startswith(lease.FOLDER):
+        elif info.name not in KNOWN and not info.name.startswith(OTHER_FOLDERS):
             self._report(f"{info.name} is none of the job's files. Move it away.")
 
     @property

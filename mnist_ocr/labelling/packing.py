@@ -85,6 +85,11 @@ class PackReceipt:
         return cls(**{**document, "traffic": Traffic.decode(document["traffic"])})
 
     @property
+    def num_read(self) -> int:
+        """All of them."""
+        return self.num_images
+
+    @property
     def num_errors(self) -> int:
         """Objects that could not be packed."""
         return self.num_images - self.statuses.get(OK, 0)

@@ -41,6 +41,7 @@ from mnist_ocr.labelling.dataflow import (
     value,
 )
 from mnist_ocr.labelling.job import Job
+from mnist_ocr.labelling.kept_rows import find_unread, read_kept
 from mnist_ocr.labelling.manifest_shard import read_shard
 from mnist_ocr.labelling.shards import Receipt, read_images, write_predictions
 from mnist_ocr.traffic import Traffic
@@ -109,10 +110,12 @@ class ShardLabeller:
             return row.slice(0, 0)
         source, output = stores_of(self._job)
         manifest = read_shard(output, shard)
-        batch, traffic = read_images(source, manifest, watch, is_isolated=attempt > 1)
+        kept = read_kept(self._job, shard, manifest)
+        unread = find_unread(manifest, kept)
+        batch, traffic = read_images(source, unread, watch, is_isolated=attempt > 1)
         predictions = self._classifier.predict_batch(batch)
         watch.lap("predict")
-        receipt = write_predictions(output, self._job, shard, manifest, predictions, traffic)
+        receipt = write_predictions(output, self._job, shard, manifest, predictions, traffic, kept)
         watch.lap("write")
         return receipt_row(receipt, watch)
 
@@ -129,7 +132,9 @@ def read_shard_images(row: pa.Table, job: Job, counter: Any) -> pa.Table:
         return row.slice(0, 0)
     source, output = stores_of(job)
     manifest = read_shard(output, shard)
-    batch, traffic = read_images(source, manifest, watch, is_isolated=attempt > 1)
+    kept = read_kept(job, shard, manifest)
+    unread = find_unread(manifest, kept)
+    batch, traffic = read_images(source, unread, watch, is_isolated=attempt > 1)
     differing = np.flatnonzero(find_differing(batch))
     arrays: dict[str, NDArray[Any]] = {
         "images": batch.images,
@@ -185,7 +190,8 @@ def write_shard_predictions(row: pa.Table, job: Job) -> pa.Table:
     _, output = stores_of(job)
     manifest = read_shard(output, shard)
     traffic = Traffic.decode(json.loads(value(row, "traffic")))
-    receipt = write_predictions(output, job, shard, manifest, predictions, traffic)
+    kept = read_kept(job, shard, manifest)  # again: rows of a base may outweigh the images
+    receipt = write_predictions(output, job, shard, manifest, predictions, traffic, kept)
     watch.lap("write")
     return receipt_row(receipt, watch)
 

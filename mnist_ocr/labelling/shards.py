@@ -19,6 +19,7 @@ from mnist_ocr.digits.classifier import NOT_A_DIGIT, Predictions
 from mnist_ocr.digits.guards import limited_memory
 from mnist_ocr.digits.isolation import prepare_isolated
 from mnist_ocr.errors import DamagedOutputError, ObjectError, UsageError
+from mnist_ocr.labelling import kept_rows
 from mnist_ocr.labelling.job import Job
 from mnist_ocr.labelling.manifest import part_name
 from mnist_ocr.labelling.manifest_shard import ManifestShard
@@ -51,6 +52,8 @@ class Receipt:
     """Rows by status."""
     traffic: Traffic
     """What reading the images took; the neighbours in an archive share requests."""
+    num_kept: int = 0
+    """Rows taken over from the base, of which no image was read."""
 
     def encode(self) -> dict[str, Any]:
         """For JSON."""
@@ -60,6 +63,11 @@ class Receipt:
     def decode(cls, document: Mapping[str, Any]) -> "Receipt":
         """The other way round."""
         return cls(**{**document, "traffic": Traffic.decode(document["traffic"])})
+
+    @property
+    def num_read(self) -> int:
+        """Images read and labelled."""
+        return self.num_images - self.num_kept
 
     @property
     def num_errors(self) -> int:
@@ -124,15 +132,27 @@ def write_predictions(
     manifest: ManifestShard,
     predictions: Predictions,
     traffic: Traffic,
+    kept: pa.Table = kept_rows.NONE,
 ) -> Receipt:
-    """Commit a shard: its Parquet file appears whole, or not at all."""
+    """Commit a shard: its Parquet file appears whole, or not at all.
+
+    Args:
+        output: Where to.
+        job: What is done.
+        shard: Number of the shard.
+        manifest: All of its objects.
+        predictions: Of those without a row in `kept`.
+        traffic: What reading them took.
+        kept: Rows taken over (kept_rows.py).
+    """
     crash_point("shard-predicted")
-    rows = manifest.table
+    rows = kept_rows.find_unread(manifest, kept).table
     assert len(predictions.status) == len(rows), "a shard was split on its way"
-    statuses = Counter(predictions.status.tolist())
     table = build_table(rows["id"], rows["path"], predictions, job.threshold)
+    table = kept_rows.merge_rows(kept, table)
     num_accepted = pc.sum(table["accepted"], min_count=0).as_py()
-    receipt = Receipt(shard, len(rows), num_accepted, dict(statuses), traffic)
+    statuses = Counter(table["status"].to_pylist())
+    receipt = Receipt(shard, len(table), num_accepted, dict(statuses), traffic, len(kept))
     metadata = {
         **_identify(job),
         "manifest_sha256": manifest.sha256,

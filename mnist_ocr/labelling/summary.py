@@ -3,7 +3,8 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from time import monotonic
 from typing import Any, Protocol, TypeVar
 
 from mnist_ocr.labelling.bottleneck import RunTimes
@@ -23,6 +24,10 @@ class Receipt(Protocol):
     @property
     def num_images(self) -> int:
         """Objects in the shard."""
+
+    @property
+    def num_read(self) -> int:
+        """Those that were read for it."""
 
     @property
     def statuses(self) -> dict[str, int]:
@@ -52,7 +57,8 @@ class JobSummary:
     statuses: dict[str, int]
     """Rows by status."""
     requests_per_image: float
-    """Of reading the images, listing apart, over all runs of the job, as are the next four."""
+    """Of reading the images that were read, listing apart, over all runs of the job, as are the
+    next four."""
     num_throttled: int
     """Requests that the store answered with 503, and that were repeated."""
     num_bytes: int
@@ -91,6 +97,10 @@ class LabelSummary(JobSummary):
     model_sha256: str
     num_accepted: int
 
+    def rest(self, started: float) -> "LabelSummary":
+        """What a run says that found the job finished, and began at `started` by `monotonic`."""
+        return replace(self, num_images_this_run=0, wall_s=monotonic() - started)
+
     @property
     def error_rate(self) -> float:
         """Share of the rows whose status is neither ok, blank nor not_a_digit."""
@@ -123,6 +133,7 @@ def add_up(
     receipts = [*earlier, *receipts]
     traffic = _add_traffic(receipts)
     num_images = sum(receipt.num_images for receipt in receipts)
+    num_read = sum(receipt.num_read for receipt in receipts)
     return {
         "output_uri": job.output_uri,
         "job_id": job.job_id,
@@ -130,7 +141,7 @@ def add_up(
         "num_images": num_images,
         "num_shards": len(receipts),
         "statuses": dict(sum((Counter(r.statuses) for r in receipts), Counter())),
-        "requests_per_image": traffic.num_requests / num_images,
+        "requests_per_image": traffic.num_requests / max(num_read, 1),
         "num_throttled": traffic.num_throttled,
         "num_bytes": traffic.num_bytes,
         "latency_p50_s": traffic.latency_s(0.5),

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from mnist_ocr.errors import DamagedOutputError, ObjectError, UsageError
 from mnist_ocr.labelling.config import VerifyConfig
 from mnist_ocr.labelling.duplicates import DuplicateFinder, locate_duplicates
+from mnist_ocr.labelling.generations import labels_uri
 from mnist_ocr.labelling.job import JOB, Job, read_job
 from mnist_ocr.labelling.manifest import part_name
 from mnist_ocr.labelling.manifest_shard import decode_shard, explain_relisting, shard_name
@@ -61,7 +62,7 @@ def verify(config: VerifyConfig) -> Verification:
             room for temporary files.
         StorageUnreachableError: the store does not answer.
     """
-    output = open_store(config.output_uri)
+    output = open_store(labels_uri(config.output_uri))
     try:
         job = read_job(output, Job)
     except DamagedOutputError as error:

@@ -14,16 +14,20 @@ import pyarrow.parquet as pq
 import pytest
 from services import S3Server
 
+from mnist_ocr import labels_uri
 from mnist_ocr.errors import UsageError
-from mnist_ocr.labelling.config import LabelConfig, VerifyConfig
+from mnist_ocr.labelling.config import LabelConfig, PruneConfig, VerifyConfig
 from mnist_ocr.labelling.label import label
 from mnist_ocr.labelling.lease import Lease
+from mnist_ocr.labelling.prune import prune
 from mnist_ocr.labelling.verification import verify
 from mnist_ocr.storage import open_store
 
 ROOT = Path(__file__).parents[2]
 TABLE = (ROOT / "docs/guarantees.md").read_text().partition("## The crash table")[2]
 STEPS = re.findall(r"^\| `([\w-]+)` \| ([\w ]+) \|", TABLE, re.MULTILINE)
+UPDATE_STEPS = re.findall(r"^\| `([\w-]+)` \| `label --update` \|", TABLE, re.MULTILINE)
+PRUNE_STEPS = re.findall(r"^\| `([\w-]+)` \| `prune` \|", TABLE, re.MULTILINE)
 SHARD_SIZE = 40
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -32,7 +36,8 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 def test_table_names_every_step() -> None:
     """No crash point of the source is missing in it, and it names no other."""
     source = "".join(path.read_text() for path in (ROOT / "mnist_ocr").rglob("*.py"))
-    assert {step for step, _ in STEPS} == set(re.findall(r'crash_point\("(.*?)"\)', source))
+    named = {step for step, _ in STEPS} | {*UPDATE_STEPS, *PRUNE_STEPS}
+    assert named == set(re.findall(r'crash_point\("(.*?)"\)', source))
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +56,8 @@ def folders(
 
 
 def read_table(output_uri: str) -> pa.Table:
-    """All rows, by id."""
-    store = open_store(output_uri)
+    """The current rows, by id."""
+    store = open_store(labels_uri(output_uri))
     names = [info.name for page in store.list("part-") for info in page]
     tables = [pq.read_table(pa.BufferReader(store.read(name))) for name in names]
     return pa.concat_tables(tables, promote_options="permissive").sort_by("id")
@@ -68,14 +73,35 @@ def undisturbed(folders: dict[str, str], model_uri: str) -> dict[str, pa.Table]:
     return tables
 
 
-def config_for(folder: str, name: str, model_uri: str) -> LabelConfig:
+def config_for(
+    folder: str, name: str, model_uri: str, *, scans: str = "scans", update: bool = False
+) -> LabelConfig:
     return LabelConfig(
-        f"{folder}/scans",
+        f"{folder}/{scans}",
         f"{folder}/{name}",
         model_uri,
         num_gpus_per_actor=0.0,
         shard_size=SHARD_SIZE,
+        update=update,
     )
+
+
+def run_until(step: str, number: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command that dies when it gets to a step."""
+    return subprocess.run(
+        [sys.executable, "-m", "mnist_ocr", *arguments],
+        env=os.environ | {"MNIST_OCR_CRASH_AT": f"{step}:{number}"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def arguments_of(config: LabelConfig) -> list[str]:
+    """The command line."""
+    arguments = ["label", config.input_uri, config.output_uri, "--model-uri", str(config.model_uri)]
+    arguments += ["--num-gpus-per-actor", "0", "--shard-size", str(SHARD_SIZE)]
+    return arguments + ["--update"] * config.update
 
 
 @pytest.mark.parametrize("kind", ["disk", "s3"])
@@ -92,23 +118,78 @@ def test_crash_changes_nothing(
     if kind == "s3" and step == "temporary-written":
         pytest.skip("a PUT has no steps")
     config = config_for(folders[kind], step, model_uri)
-    command = [sys.executable, "-m", "mnist_ocr", "label", config.input_uri, config.output_uri]
-    command += ["--model-uri", model_uri, "--num-gpus-per-actor", "0"]
-    command += ["--shard-size", str(SHARD_SIZE)]
     # the second time where there is one: in the middle
     number = 1 if who == "the command" or step.startswith("listing") else 2
-    died = subprocess.run(
-        command,
-        env=os.environ | {"MNIST_OCR_CRASH_AT": f"{step}:{number}"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    died = run_until(step, number, *arguments_of(config))
     if who == "the command":
         assert died.returncode == -signal.SIGKILL, died.stderr
     label(config)
     assert read_table(config.output_uri).equals(undisturbed[kind])
     assert verify(VerifyConfig(config.output_uri)).problems == []
+
+
+def copy_folder(old_uri: str, new_uri: str) -> None:
+    """Through the store: the S3 server would not see what is copied behind its back."""
+    old, new = open_store(old_uri), open_store(new_uri)
+    for name in [info.name for page in old.list() for info in page]:
+        new.write(name, old.read(name))
+
+
+@pytest.fixture(scope="module")
+def grown(folders: dict[str, str], model_uri: str) -> dict[str, pa.Table]:
+    """`first`, an output whose input has grown since, and `updated`, after that; its rows."""
+    tables = {}
+    for kind, folder in folders.items():
+        copy_folder(f"{folder}/scans", f"{folder}/grown")
+        label(config_for(folder, "first", model_uri, scans="grown"))
+        scans = open_store(f"{folder}/grown")
+        for i in range(60):
+            scans.write(f"{i:03d}-again.png", scans.read(f"{i:03d}.png"))
+        scans.write("099.png", scans.read("101.png"))
+        copy_folder(f"{folder}/first", f"{folder}/updated")
+        label(config_for(folder, "updated", model_uri, scans="grown", update=True))
+        tables[kind] = read_table(f"{folder}/updated")
+        assert len(tables[kind]) == 256 + 60
+    return tables
+
+
+@pytest.mark.parametrize("kind", ["disk", "s3"])
+@pytest.mark.parametrize("step", UPDATE_STEPS)
+def test_crash_of_an_update_changes_nothing(
+    step: str,
+    kind: str,
+    folders: dict[str, str],
+    grown: dict[str, pa.Table],
+    model_uri: str,
+) -> None:
+    """The same command ends with the table of an undisturbed update; until then the old one is."""
+    name = f"update-{step}"
+    copy_folder(f"{folders[kind]}/first", f"{folders[kind]}/{name}")
+    config = config_for(folders[kind], name, model_uri, scans="grown", update=True)
+    died = run_until(step, 2 if step == "manifest-shard-rewritten" else 1, *arguments_of(config))
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    has_switched = step == "generation-switched"
+    assert len(read_table(config.output_uri)) == (256 + 60 if has_switched else 256)
+    label(config)
+    assert read_table(config.output_uri).equals(grown[kind])
+    assert verify(VerifyConfig(config.output_uri)).problems == []
+
+
+@pytest.mark.parametrize("kind", ["disk", "s3"])
+@pytest.mark.parametrize("step", PRUNE_STEPS)
+def test_crash_of_pruning_keeps_the_current_rows(
+    step: str, kind: str, folders: dict[str, str], grown: dict[str, pa.Table]
+) -> None:
+    """The next one deletes what is left of the others."""
+    output_uri = f"{folders[kind]}/prune-{step}"
+    copy_folder(f"{folders[kind]}/updated", output_uri)
+    died = run_until(step, 1, "prune", output_uri)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    assert prune(PruneConfig(output_uri)).generation_uris == [output_uri]
+    assert read_table(output_uri).equals(grown[kind])
+    assert verify(VerifyConfig(output_uri)).problems == []
+    names = [info.name for page in open_store(output_uri).list() for info in page]
+    assert {name.partition("/")[0] for name in names} == {"_CURRENT", "_generations"}
 
 
 @pytest.mark.parametrize("kind", ["disk", "s3"])

@@ -14,6 +14,7 @@ from mnist_ocr.digits.classifier import NOT_A_DIGIT
 from mnist_ocr.digits.decoding import DECODE_STATUSES
 from mnist_ocr.digits.isolation import POISON
 from mnist_ocr.labelling.predictions import SCHEMA
+from mnist_ocr.labelling.redo import STATUSES
 from mnist_ocr.training.config import RecipeOverrides
 
 ROOT = Path(__file__).parents[2]
@@ -147,6 +148,7 @@ def test_every_status_is_documented() -> None:
     assert sorted(documented) == sorted(
         {OK, BLANK, NOT_A_DIGIT, POISON, *DECODE_STATUSES, *reading}
     )
+    assert sorted(documented) == sorted(STATUSES)
 
 
 def test_links_lead_somewhere() -> None:

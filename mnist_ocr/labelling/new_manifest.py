@@ -1,0 +1,92 @@
+"""The manifest of a generation with a base: the base's shards with what has changed, then others.
+
+The command itself writes it, whole, before anything is labelled; `complete.json` comes last. One
+that is not complete is written anew.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import count
+
+import pyarrow as pa
+
+from mnist_ocr.ahead import call_in_blocks
+from mnist_ocr.crash import crash_point
+from mnist_ocr.errors import UsageError
+from mnist_ocr.labelling.manifest import list_finished_shards, list_shards
+from mnist_ocr.labelling.manifest_shard import (
+    COMPLETE,
+    FOLDER,
+    FRONTIER,
+    SCHEMA,
+    ManifestShard,
+    encode_rows,
+    read_shard,
+    shard_name,
+)
+from mnist_ocr.storage import Store
+
+SHARD_BYTES = 1024**2
+"""What a manifest shard is taken for: 8,192 objects were 50 to 400 KB, and 1.5 MB in memory."""
+
+LISTED_SCHEMA = SCHEMA.with_metadata({FRONTIER: "[]"})
+"""Of a shard behind which nothing is left to list."""
+
+
+def read_shards(base: Store) -> Iterator[ManifestShard]:
+    """All shards of a finished generation, in order."""
+    return call_in_blocks(
+        (SHARD_BYTES, partial(read_shard, base, shard)) for shard in list_shards(base)
+    )
+
+
+def write_manifest(
+    output: Store, tables: Iterable[pa.Table], on_shard: Callable[[int], None]
+) -> None:
+    """Put all shards of a generation on record.
+
+    Args:
+        output: The generation.
+        tables: The objects of each shard, in order.
+        on_shard: Is told how many objects are on record.
+
+    Raises:
+        UsageError: there are rows already, which this manifest may not fit.
+    """
+    if list_finished_shards(output):
+        raise UsageError(
+            f"{output.uri} holds rows and has lost {COMPLETE}. Remove this unfinished generation "
+            "(mnist-ocr prune), and run the same command again."
+        )
+    for name in [info.name for page in output.list(FOLDER) for info in page]:
+        output.delete(name)  # of a run that was cut off, and whose objects may be others
+    numbers = count()
+    writes = (
+        (SHARD_BYTES, partial(_write_shard, output, next(numbers), table)) for table in tables
+    )
+    num_images = 0
+    for num_rows in call_in_blocks(writes):
+        num_images += num_rows
+        on_shard(num_images)
+    totals = {"num_shards": next(numbers), "num_images": num_images}
+    crash_point("manifest-rewritten")
+    output.write(COMPLETE, json.dumps(totals).encode())
+    crash_point("manifest-complete")
+
+
+def _write_shard(output: Store, shard: int, table: pa.Table) -> int:
+    output.write(shard_name(shard), encode_rows(table))
+    crash_point("manifest-shard-rewritten")
+    return len(table)
+
+
+def replace_objects(table: pa.Table, objects: dict[int, tuple[int, str]]) -> pa.Table:
+    """A shard in which the objects of some rows have another size and etag."""
+    if not objects:
+        return table
+    sizes, etags = table["size"].to_pylist(), table["etag"].to_pylist()
+    for row, (size, etag) in objects.items():
+        sizes[row], etags[row] = size, etag
+    columns = [table["id"], table["path"], pa.array(sizes), pa.array(etags)]
+    return pa.Table.from_arrays(columns, schema=table.schema)

@@ -1,0 +1,119 @@
+"""`prune(config)`: the generations that nobody reads any more are deleted.
+
+`_SUCCESS` and `_job.json` go first: no command takes what is left after a crash for a generation,
+and the next `prune` deletes it.
+"""
+
+import os
+import re
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from mnist_ocr.ahead import MAX_THREADS
+from mnist_ocr.crash import crash_point
+from mnist_ocr.errors import UsageError
+from mnist_ocr.labelling import manifest_shard
+from mnist_ocr.labelling.config import PruneConfig
+from mnist_ocr.labelling.generations import (
+    FOLDER,
+    find_current,
+    generation_uri,
+    open_generation,
+    open_root,
+)
+from mnist_ocr.labelling.job import JOB, Job, read_job
+from mnist_ocr.labelling.lease import Lease
+from mnist_ocr.labelling.summary import SUCCESS
+from mnist_ocr.storage import ObjectInfo, Store, is_local
+
+_FIRST_FILE = re.compile(rf"(?:part-|{manifest_shard.FOLDER}).*|{JOB}|{SUCCESS}")
+"""Of generation 0, which has the folder to itself with nobody but the others."""
+
+_OTHER_FILE = re.compile(rf"{FOLDER}(\d{{4,}})/.*", re.S)
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What was deleted, or would be."""
+
+    output_uri: str
+    current_uri: str
+    """Of the generation that stays."""
+    generation_uris: list[str]
+    """Of those that do not."""
+    num_files: int
+    num_bytes: int
+    dry_run: bool
+
+
+def prune(config: PruneConfig) -> Pruning:
+    """Delete all generations but the current one.
+
+    Raises:
+        UsageError: there is no job in the folder, another command is at work on it, or a file
+            cannot be deleted.
+        StorageUnreachableError: the store does not answer; the same command goes on.
+    """
+    root = open_root(config.output_uri)
+    with nullcontext() if config.dry_run else Lease(root):
+        current = find_current(root)
+        if not read_job(open_generation(root, current), Job):
+            raise UsageError(
+                f"{root.uri} holds no labelling job: there is no {JOB}. Check the path."
+            )
+        generations = _list_generations(root)
+        generations.pop(current, None)
+        if not config.dry_run:
+            for number, infos in generations.items():
+                _delete(root, number, [info.name for info in infos])
+    infos = [info for infos in generations.values() for info in infos]
+    return Pruning(
+        root.uri,
+        generation_uri(root.uri, current),
+        [generation_uri(root.uri, number) for number in generations],
+        len(infos),
+        sum(info.size for info in infos),
+        config.dry_run,
+    )
+
+
+def delete_generation(root: Store, number: int) -> None:
+    """Delete one that readers do not see.
+
+    Raises:
+        UsageError: a file cannot be deleted.
+    """
+    _delete(root, number, [info.name for info in _list_generations(root)[number]])
+
+
+def _list_generations(root: Store) -> dict[int, list[ObjectInfo]]:
+    """The files of each generation, in order."""
+    found = defaultdict[int, list[ObjectInfo]](list)
+    for page in root.list():
+        for info in page:
+            if match := _OTHER_FILE.fullmatch(info.name):
+                found[int(match[1])].append(info)
+            elif _FIRST_FILE.fullmatch(info.name):
+                found[0].append(info)
+    return dict(sorted(found.items()))
+
+
+def _delete(root: Store, number: int, names: list[str]) -> None:
+    folder = f"{FOLDER}{number:04d}/" if number else ""
+    root.delete(folder + SUCCESS)
+    root.delete(folder + JOB)
+    crash_point("job-deleted")
+    with ThreadPoolExecutor(MAX_THREADS, "delete") as pool:
+        list(pool.map(root.delete, names))
+    if left := _list_generations(root).get(number):
+        raise UsageError(
+            f"Cannot delete {root.uri_of(left[0].name)} ({len(left):,} files in all). Give the "
+            "right to delete there (s3:DeleteObject), then run the same command again."
+        )
+    if is_local(root.uri):  # whose empty folders stay
+        for path, _, _ in os.walk(root.uri_of(folder or manifest_shard.FOLDER), topdown=False):
+            with suppress(OSError):
+                Path(path).rmdir()

@@ -1,0 +1,129 @@
+"""Rows that are taken over from a base, and those that are not."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from mnist_ocr.digits.classifier import Predictions
+from mnist_ocr.errors import UsageError
+from mnist_ocr.labelling import kept_rows, manifest
+from mnist_ocr.labelling.folders import FolderSource
+from mnist_ocr.labelling.generations import open_generation
+from mnist_ocr.labelling.job import Job
+from mnist_ocr.labelling.manifest import ManifestShard
+from mnist_ocr.labelling.new_manifest import replace_objects
+from mnist_ocr.labelling.shards import read_receipts, write_predictions
+from mnist_ocr.storage import ObjectInfo, Store, open_store
+from mnist_ocr.traffic import Traffic
+
+STATUSES = ["ok", "empty", "ok", "throttled"]
+
+
+def predict(statuses: list[str], digit: int) -> Predictions:
+    """The same digit for every image that was read."""
+    confidence = np.array([0.5 if s == "ok" else np.nan for s in statuses], np.float32)
+    probabilities = np.full((len(statuses), 10), np.nan, np.float32)
+    probabilities[~np.isnan(confidence)] = np.eye(10, dtype=np.float32)[digit]
+    errors = [None if s == "ok" else "Bad." for s in statuses]
+    return Predictions.build(probabilities, confidence, statuses, errors)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Store:
+    """An output."""
+    return open_store(str(tmp_path))
+
+
+@pytest.fixture
+def job(root: Store) -> Job:
+    """The second generation's, made from the first."""
+    return Job(
+        job_id="second",
+        input_uri="/scans",
+        output_uri=open_generation(root, 1).uri,
+        extensions=(),
+        anonymous=False,
+        shard_size=4,
+        max_risk=0.1,
+        threshold=0.4,
+        model_sha256="ab",
+        preprocessing_version=1,
+        versions={"mnist-ocr": "0"},
+        base=0,
+    )
+
+
+@pytest.fixture
+def shard(root: Store, job: Job, tmp_path: Path) -> ManifestShard:
+    """Four objects, labelled as 7 in the first generation."""
+    infos = [ObjectInfo(f"{i}.png", i, f"etag-{i}") for i in range(4)]
+    table = manifest.tabulate(FolderSource(open_store("/scans")), 0, infos)
+    root.write(manifest.shard_name(0), manifest.encode_rows(table))
+    found = manifest.read_shard(root, 0)
+    write_predictions(root, job, 0, found, predict(STATUSES, 7), Traffic())
+    return found
+
+
+def ids_of(table: pa.Table) -> list[int]:
+    return table["id"].to_pylist()
+
+
+def test_unchanged_objects_keep_their_rows(job: Job, shard: ManifestShard, root: Store) -> None:
+    """All of them, and nothing is to be read; without a base, none."""
+    kept = kept_rows.read_kept(job, 0, shard)
+    assert kept.equals(kept_rows.read_rows(root, 0))
+    assert ids_of(kept_rows.find_unread(shard, kept).table) == []
+    kept = kept_rows.read_kept(replace(job, base=None), 0, shard)
+    assert ids_of(kept_rows.find_unread(shard, kept).table) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("change", [(9, "etag-2"), (2, "etag-9")], ids=["size", "etag"])
+def test_changed_objects_are_read(change: tuple[int, str], job: Job, shard: ManifestShard) -> None:
+    """Another size or another etag suffices."""
+    now = replace(shard, table=replace_objects(shard.table, {2: change}))
+    kept = kept_rows.read_kept(job, 0, now)
+    assert ids_of(kept) == [0, 1, 3]
+    assert ids_of(kept_rows.find_unread(now, kept).table) == [2]
+
+
+def test_statuses_to_be_redone_are_read(job: Job, shard: ManifestShard) -> None:
+    """Whether their objects have changed or not."""
+    kept = kept_rows.read_kept(replace(job, redo=("empty", "throttled")), 0, shard)
+    assert ids_of(kept) == [0, 2]
+
+
+def test_shard_that_the_base_has_not_is_all_new(job: Job, shard: ManifestShard) -> None:
+    """Its objects came after."""
+    assert ids_of(kept_rows.read_kept(job, 1, shard)) == []
+
+
+def test_shard_of_both_is_in_order(job: Job, shard: ManifestShard, root: Store) -> None:
+    """Rows taken over, and new ones between them; the receipt tells them apart."""
+    job = replace(job, redo=("empty", "throttled"))
+    kept = kept_rows.read_kept(job, 0, shard)
+    output = open_generation(root, 1)
+    predictions = predict(["ok", "corrupt"], 3)
+    receipt = write_predictions(output, job, 0, shard, predictions, Traffic(), kept)
+    rows = kept_rows.read_rows(output, 0)
+    assert ids_of(rows) == [0, 1, 2, 3]
+    assert rows["digit"].to_pylist() == [7, 3, 7, None]
+    assert rows["status"].to_pylist() == ["ok", "ok", "ok", "corrupt"]
+    statuses = rows["status"].combine_chunks().dictionary.to_pylist()
+    assert statuses == ["ok", "corrupt"]  # not those of rows that are gone
+    assert rows["path"].equals(shard.table["path"])
+    assert rows.schema.equals(kept_rows.read_rows(root, 0).schema)
+    assert receipt.statuses == {"ok": 3, "corrupt": 1}
+    assert (receipt.num_images, receipt.num_read, receipt.num_accepted) == (4, 2, 3)
+    (info,) = manifest.list_finished_shards(output).values()
+    assert list(read_receipts(output, [info])) == [receipt]
+
+
+def test_damaged_base_is_said(job: Job, shard: ManifestShard, tmp_path: Path) -> None:
+    """Its rows are not taken over."""
+    path = tmp_path / "part-00000000.parquet"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(UsageError, match=r"part-00000000\.parquet is damaged"):
+        kept_rows.read_kept(job, 0, shard)

@@ -1,0 +1,201 @@
+"""What is new or has changed since a generation was made, whatever the listings and crashes."""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mnist_ocr.errors import UsageError
+from mnist_ocr.labelling import manifest, update
+from mnist_ocr.labelling.folders import FolderSource
+from mnist_ocr.labelling.locator import Locator
+from mnist_ocr.labelling.uri_lists import ListSource
+from mnist_ocr.local_store import LocalStore
+from mnist_ocr.storage import ObjectInfo, Page, Store, open_store
+
+Listing = Mapping[str, tuple[int, str]]
+"""Name -> size, etag."""
+
+
+class ListedStore(LocalStore):
+    """A bucket that can only be listed."""
+
+    def __init__(self, listing: Listing) -> None:
+        super().__init__("/bucket")
+        self.listing = listing
+
+    def list(self, prefix: str = "", start_after: str = "", page_size: int = 3) -> Iterator[Page]:
+        """In order."""
+        infos = [ObjectInfo(name, *self.listing[name]) for name in sorted(self.listing)]
+        infos = [info for info in infos if info.name > start_after]
+        for start in range(0, len(infos), page_size):
+            yield infos[start : start + page_size]
+
+
+class DyingStore(LocalStore):
+    """An output whose writer dies after so many writes."""
+
+    num_writes = 0
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write, or die."""
+        if not self.num_writes:
+            raise KeyboardInterrupt
+        self.num_writes -= 1
+        super().write(name, data)
+
+
+def source_of(listing: Listing) -> FolderSource:
+    return FolderSource(ListedStore(listing))
+
+
+def rows_of(output: Store) -> list[tuple[int, str, int, str]]:
+    """(id, name, size, etag) of every row on record."""
+    tables = [manifest.read_shard(output, n).table for n in manifest.list_shards(output)]
+    rows = pa.concat_tables(tables).to_pylist()
+    return [(r["id"], r["path"].removeprefix("/bucket/"), r["size"], r["etag"]) for r in rows]
+
+
+def label_first(listing: Listing, folder: Path, shard_size: int) -> Store:
+    """A first generation's manifest."""
+    folder.mkdir()
+    output = open_store(str(folder))
+    list(manifest.iterate_shards(source_of(listing), output, shard_size=shard_size))
+    return output
+
+
+def apply(source: FolderSource | ListSource, base: Store, output: Store, shard_size: int) -> int:
+    """One update; returns how many objects were new or had changed."""
+    with update.find_changes(source, base, lambda num_listed: None) as changes:
+        if num_changes := len(changes.objects):
+            changes.write(base, output, shard_size, lambda num_objects: None)
+    return num_changes
+
+
+LISTINGS = st.dictionaries(
+    st.text("abc/", min_size=1, max_size=3),
+    st.tuples(st.integers(0, 2), st.sampled_from(["x", "y"])),
+    min_size=1,
+    max_size=30,
+)
+
+
+@given(
+    listings=st.lists(LISTINGS, min_size=3, max_size=3),
+    shard_size=st.integers(1, 7),
+    num_writes=st.integers(0, 12),
+)
+@settings(deadline=None, max_examples=60)
+def test_each_path_has_one_row(listings: list[Listing], shard_size: int, num_writes: int) -> None:
+    """After a first listing, an update that dies, and one that sees yet another listing.
+
+    Rows keep their ids; what is listed has its size and etag of now, what is gone those it had.
+    """
+    first, second, third = listings
+    with tempfile.TemporaryDirectory() as folder:
+        base = label_first(first, Path(folder, "base"), shard_size)
+        before = rows_of(base)
+        (new := Path(folder, "new")).mkdir()
+        dying = DyingStore(str(new))
+        dying.num_writes = num_writes
+        is_done = False
+        try:
+            is_done = apply(source_of(second), base, dying, shard_size) > 0
+        except KeyboardInterrupt:
+            assert manifest.read_totals(dying) is None
+        output, last = open_store(str(new)), second
+        if not is_done:
+            last = third
+            if not apply(source_of(third), base, output, shard_size):
+                assert third.items() <= first.items()
+                return
+        rows = rows_of(output)
+        assert [row[0] for row in rows] == list(range(len(rows)))
+        assert [row[:2] for row in rows[: len(before)]] == [row[:2] for row in before]
+        found = {name: (size, etag) for _, name, size, etag in rows}
+        assert len(found) == len(rows)
+        assert found == {**first, **last}
+        assert manifest.read_totals(output) == {
+            "num_shards": len(manifest.list_shards(output)),
+            "num_images": len(rows),
+        }
+        assert apply(source_of(last), output, base, shard_size) == 0
+
+
+def test_new_objects_fill_shards_of_their_own(tmp_path: Path) -> None:
+    """The base's shards keep their sizes; the others follow in the order of the names."""
+    base = label_first({f"{i}": (1, "x") for i in range(5)}, tmp_path / "base", 4)
+    listing = {f"{i}": (1, "x") for i in range(10, 20)} | {"3": (1, "y")}
+    (tmp_path / "new").mkdir()
+    output = open_store(str(tmp_path / "new"))
+    assert apply(source_of(listing), base, output, 4) == 11
+    sizes = [len(manifest.read_shard(output, n).table) for n in manifest.list_shards(output)]
+    assert sizes == [4, 1, 4, 4, 2]
+    names = [row[1] for row in rows_of(output)]
+    assert names == [str(i) for i in [*range(5), *range(10, 20)]]
+    # whoever goes on with the listing finds that nothing is left
+    assert list(manifest.iterate_shards(source_of({}), output, shard_size=4)) == [0, 1, 2, 3, 4]
+
+
+def test_emptied_input_is_no_update(tmp_path: Path) -> None:
+    """An unmounted disk is not taken for an input in which all is as it was."""
+    base = label_first({"a": (1, "x")}, tmp_path / "base", 4)
+    with pytest.raises(UsageError, match="No objects under /bucket any more"):
+        apply(source_of({}), base, base, 4)
+
+
+def test_rows_without_their_manifest_are_not_overwritten(tmp_path: Path) -> None:
+    """A listing of another day would give them other paths."""
+    base = label_first({"a": (1, "x")}, tmp_path / "base", 4)
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/part-00000000.parquet").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"has lost _manifest/complete\.json"):
+        apply(source_of({"b": (1, "x")}), base, open_store(str(tmp_path / "new")), 4)
+
+
+def test_members_of_the_same_name_keep_a_row_each(tmp_path: Path) -> None:
+    """A tar that is replaced, with a name in it that stands there twice."""
+
+    def list_members(etag: str, positions: list[int]) -> pa.Table:
+        infos = [
+            ObjectInfo("a.tar::x.png", 9, Locator(etag, str(position)).encode())
+            for position in positions
+        ]
+        return manifest.tabulate(source_of({}), 0, infos)
+
+    base = label_first({"z": (1, "x")}, tmp_path / "base", 4)
+    base.write(manifest.shard_name(0), manifest.encode_rows(list_members("old", [512, 1536])))
+    (tmp_path / "new").mkdir()
+    output = open_store(str(tmp_path / "new"))
+    changes = update.Changes(list_members("new", [512, 2048, 4096]))
+    changes.write(base, output, 4, lambda num_objects: None)
+    assert [row[0] for row in rows_of(output)] == [0, 1, 2]
+    assert [row[3] for row in rows_of(output)] == ["new\t512", "new\t2048", "new\t4096"]
+
+
+def test_line_inserted_into_a_list_is_the_only_new_one(tmp_path: Path) -> None:
+    """Those behind it move by a line, and have not changed."""
+    lines = [f"/scans/{i}.png" for i in range(6)]
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    store = open_store(str(tmp_path))
+    (tmp_path / "base").mkdir()
+    base = open_store(str(tmp_path / "base"))
+    list(manifest.iterate_shards(ListSource(store, "list.txt"), base, shard_size=4))
+    (tmp_path / "list.txt").write_text("\n".join(["/scans/new.png", *lines]))
+    (tmp_path / "new").mkdir()
+    output = open_store(str(tmp_path / "new"))
+    assert apply(ListSource(store, "list.txt"), base, output, 4) == 1
+    assert [row[1] for row in rows_of(output)] == [*lines, "/scans/new.png"]
+
+
+def test_known_objects_take_sixteen_bytes_each(tmp_path: Path) -> None:
+    """Beside a shard or two, however many there are."""
+    base = label_first({f"{i:05d}": (1, "x") for i in range(3000)}, tmp_path / "base", 512)
+    known = update._read_known(base)
+    assert known.nbytes == 16 * 3000
+    assert (np.sort(known) == known).all()
