@@ -27,7 +27,7 @@ from mnist_ocr.labelling.config import (
     VerifyConfig,
 )
 from mnist_ocr.labelling.report import ProgressDisplay
-from mnist_ocr.redaction import redact
+from mnist_ocr.redaction import RedactingFormatter, redact
 from mnist_ocr.storage import check_no_secret
 from mnist_ocr.training.config import (
     EvaluateConfig,
@@ -238,7 +238,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run_or_exit(run: Callable[[], int]) -> NoReturn:
     """Run a command's body; what goes wrong becomes one sentence on stderr and an exit code."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_RedactingFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(RedactingFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logging.basicConfig(handlers=[handler])
     logging.getLogger("mnist_ocr").setLevel(logging.INFO)  # of other packages warnings only
     # what Ray says of workers that die it prints to stdout, also behind the result
@@ -273,10 +273,3 @@ def _print_json(document: Any) -> None:
 
 def _print_error(message: str) -> None:
     print(f"error: {redact(message)}", file=sys.stderr)
-
-
-class _RedactingFormatter(logging.Formatter):
-    """Other packages' warnings and tracebacks quote URIs, too."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))

@@ -6,6 +6,7 @@
 What is left still names the object. A secret under a name that nobody can know stays.
 """
 
+import logging
 import re
 from typing import Final
 
@@ -53,3 +54,11 @@ def _keep_public(match: re.Match[str]) -> str:
 
 def _hide_value(match: re.Match[str]) -> str:
     return f"{match['name'] or match['header']}{REDACTED}"
+
+
+class RedactingFormatter(logging.Formatter):
+    """Other packages' warnings and tracebacks quote URIs, too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """A line of a log."""
+        return redact(super().format(record))

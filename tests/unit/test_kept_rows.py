@@ -13,7 +13,7 @@ from mnist_ocr.labelling import kept_rows, manifest
 from mnist_ocr.labelling.folders import FolderSource
 from mnist_ocr.labelling.generations import open_generation
 from mnist_ocr.labelling.job import Job
-from mnist_ocr.labelling.manifest import ManifestShard
+from mnist_ocr.labelling.manifest_shard import ManifestShard
 from mnist_ocr.labelling.new_manifest import replace_objects
 from mnist_ocr.labelling.shards import read_receipts, write_predictions
 from mnist_ocr.storage import ObjectInfo, Store, open_store

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnist_ocr.errors import UsageError
-from mnist_ocr.labelling import manifest, update
+from mnist_ocr.labelling import manifest, manifest_shard, update
 from mnist_ocr.labelling.folders import FolderSource
 from mnist_ocr.labelling.locator import Locator
 from mnist_ocr.labelling.uri_lists import ListSource
@@ -56,7 +56,7 @@ def source_of(listing: Listing) -> FolderSource:
 
 def rows_of(output: Store) -> list[tuple[int, str, int, str]]:
     """(id, name, size, etag) of every row on record."""
-    tables = [manifest.read_shard(output, n).table for n in manifest.list_shards(output)]
+    tables = [manifest_shard.read_shard(output, n).table for n in manifest.list_shards(output)]
     rows = pa.concat_tables(tables).to_pylist()
     return [(r["id"], r["path"].removeprefix("/bucket/"), r["size"], r["etag"]) for r in rows]
 
@@ -134,7 +134,7 @@ def test_new_objects_fill_shards_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
     output = open_store(str(tmp_path / "new"))
     assert apply(source_of(listing), base, output, 4) == 11
-    sizes = [len(manifest.read_shard(output, n).table) for n in manifest.list_shards(output)]
+    sizes = [len(manifest_shard.read_shard(output, n).table) for n in manifest.list_shards(output)]
     assert sizes == [4, 1, 4, 4, 2]
     names = [row[1] for row in rows_of(output)]
     assert names == [str(i) for i in [*range(5), *range(10, 20)]]
@@ -169,7 +169,9 @@ def test_members_of_the_same_name_keep_a_row_each(tmp_path: Path) -> None:
         return manifest.tabulate(source_of({}), 0, infos)
 
     base = label_first({"z": (1, "x")}, tmp_path / "base", 4)
-    base.write(manifest.shard_name(0), manifest.encode_rows(list_members("old", [512, 1536])))
+    base.write(
+        manifest_shard.shard_name(0), manifest_shard.encode_rows(list_members("old", [512, 1536]))
+    )
     (tmp_path / "new").mkdir()
     output = open_store(str(tmp_path / "new"))
     changes = update.Changes(list_members("new", [512, 2048, 4096]))
