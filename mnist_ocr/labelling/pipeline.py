@@ -88,7 +88,11 @@ def _add_stages(
         )
     images = shards.map_batches(read_shard_images, fn_args=(job, counter), num_cpus=1, **tasks)
     predictions = images.map_batches(
-        DigitPredictor, fn_constructor_args=(model,), num_gpus=num_gpus_per_actor, **pool
+        DigitPredictor,
+        fn_constructor_args=(model,),
+        num_cpus=0,  # Ray's default of 1 leaves none to read with where there are as many actors
+        num_gpus=num_gpus_per_actor,
+        **pool,
     )
     return predictions.map_batches(write_shard_predictions, fn_args=(job,), num_cpus=0.5, **tasks)
 
