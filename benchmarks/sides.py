@@ -142,14 +142,14 @@ def _run_side(side: str, folder: Path, python: str) -> dict[str, float]:
     return {"images_per_s": rate, "first_s": first_time - started, "wall_s": ended - started}
 
 
-def label(input_uri: Path | str, output: Path, model: Path | None = None) -> Timeline:
+def label(input_uri: Path | str, output: Path, model: Path | None = None, *flags: str) -> Timeline:
     """`mnist-ocr label`, as a user types it; a shard is done when its file is there."""
-    command = [sys.executable, "-m", "mnist_ocr", "label", str(input_uri), str(output)]
+    command = [sys.executable, "-m", "mnist_ocr", "label", str(input_uri), str(output), *flags]
     started = time.time()
     subprocess.run([*command, *(["--model-uri", str(model)] if model else [])], check=True)
     parts = output.glob("part-*.parquet")
     done = sorted((part.stat().st_mtime, pq.read_metadata(part).num_rows) for part in parts)
-    return [(started, 0), *done]
+    return [(started, 0), *((time, size) for time, size in done if time > started)]
 
 
 def build_rows(probabilities: NDArray[np.float32], **columns: Any) -> pa.Table:
