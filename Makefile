@@ -1,6 +1,6 @@
 # Each target sets up its own .venv first; `make` alone explains them.
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test fuzz audit pretrained
+.PHONY: help install demo check test chaos fuzz audit pretrained
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -15,6 +15,13 @@ demo: .venv/installed  ## Train, label and verify on 1,797 real digits: no downl
 
 test: .venv/installed  ## Run all tests; those that need MNIST_OCR_TEST_DATA skip without it
 	$(BIN)/pytest
+
+# clock jumps take libfaketime, which is built when it is installed
+SEEDS ?= 20
+FIRST_SEED ?= 0
+chaos: .venv/installed  ## Disturb SEEDS=20 jobs at random, from FIRST_SEED=0 on, and verify each
+	$(BIN)/pip install --quiet libfaketime
+	CHAOS_SEEDS=$(SEEDS) CHAOS_FIRST_SEED=$(FIRST_SEED) $(BIN)/pytest -q -s tests/chaos/test_schedules.py
 
 check: .venv/installed  ## Lint, format, types, and the import rule
 	$(BIN)/ruff format --check

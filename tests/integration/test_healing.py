@@ -117,6 +117,6 @@ def test_each_file_is_asked_for_once(
         verification = verify(VerifyConfig("s3://verified/out"))
     assert (verification.num_images, verification.problems) == (256, [])
     files = [path for path in Path(config.output_uri).rglob("*") if path.is_file()]
-    expected = {f"GET {path.name}": 1 for path in files} | {"GET listing": 1}
+    expected = {f"GET {path.name}": 1 for path in files} | {"GET listing": 1, "GET _CURRENT": 1}
     assert len(files) == 4 + 4 + 3
     assert requests == expected

@@ -1,0 +1,276 @@
+"""Random schedules of faults, each drawn from a seed, and what it takes to run them."""
+
+import importlib.util
+import json
+import multiprocessing
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+from faulty_proxy import FAULTS, FaultyProxy
+
+MAX_TRIES = 4
+"""Runs of the command at most, of which the last is disturbed by nothing but a few faults."""
+
+TIMEOUT_S = 150
+"""A run that takes longer hangs."""
+
+EVENTS = ("worker killed", "driver killed", "node lost", "crash point", "disk full", "clock jump")
+
+CRASH_STEPS = ("shard-listed", "shard-recorded", "shard-read", "shard-predicted", "part-written")
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happens to a run."""
+
+    kind: str
+    num_parts: int
+    """When so many Parquet files are there, of those that were not there at the start."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What happens to a job, from its first run to its last."""
+
+    seed: int
+    input_name: str
+    input_place: str
+    output_place: str
+    has_gpus: bool
+    faults: tuple[str, ...]
+    """Of the store."""
+    rate: float
+    """Share of its answers that are disturbed."""
+    runs: tuple[tuple[Event, ...], ...]
+
+    @classmethod
+    def draw(cls, seed: int, events: tuple[str, ...]) -> "Schedule":
+        """The schedule of a seed, of the kinds of events that can be made here."""
+        numbers = random.Random(seed)
+        input_place = numbers.choice(["disk", "s3", "s3"])
+        output_place = numbers.choice(["disk", "s3", "s3"])
+        is_on_s3 = "s3" in {input_place, output_place}
+        faults = numbers.sample(FAULTS, numbers.randint(1, 3)) if is_on_s3 else ()
+        # an archive that seems to have changed, or to end early, is one row: other rows are right
+        has_archives = not {"changed etag", "wrong length"} & set(faults)
+        if output_place == "s3":
+            events = tuple(kind for kind in events if kind != "disk full")
+        runs = []
+        for _ in range(numbers.randint(0 if faults else 1, MAX_TRIES - 1)):
+            kinds = numbers.choices(events, k=numbers.randint(1, 2))
+            runs.append(tuple(Event(kind, numbers.randrange(12)) for kind in kinds))
+        return cls(
+            seed,
+            numbers.choice(["scans", "archives"]) if has_archives else "scans",
+            input_place,
+            output_place,
+            numbers.random() < 0.15,
+            tuple(faults),
+            numbers.uniform(0.02, 0.15),
+            tuple(runs),
+        )
+
+    @property
+    def may_fail(self) -> frozenset[str]:
+        """Statuses of rows that tell of the store's faults."""
+        told = {"changed etag": "changed", "wrong length": "unreadable", "503": "throttled"}
+        return frozenset(told[fault] for fault in self.faults if fault in told)
+
+
+class Clock:
+    """The wall clock of all processes of a cluster, if libfaketime is installed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "clock"
+        self.library = find_faketime()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of the processes."""
+        if not self.library:
+            return {}
+        self.set(0)
+        return {
+            "LD_PRELOAD": self.library,
+            "FAKETIME_TIMESTAMP_FILE": str(self._file),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+
+    def set(self, offset_s: int) -> None:
+        """Seconds from the true time."""
+        new = self._file.with_suffix(".new")
+        new.write_text(f"{offset_s:+d}s")
+        new.replace(self._file)  # whole: processes read it all the time
+
+
+def find_faketime() -> str:
+    """The library of PyPI's libfaketime, which Ray bears (Debian's it does not); "" without it."""
+    spec = importlib.util.find_spec("libfaketime")
+    folder = Path(spec.origin).parent if spec and spec.origin else None
+    return next((str(path) for path in folder.rglob("libfaketime.so.1")), "") if folder else ""
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[bool]:
+    """A disk of 16 MB, and whether this machine lets one be made (root may)."""
+    command = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
+    is_mounted = not subprocess.run(command, stderr=subprocess.DEVNULL).returncode
+    try:
+        yield is_mounted
+    finally:
+        if is_mounted:
+            subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+class Nodes:
+    """A Ray cluster of a head without cores and two nodes with one each."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        head = {"num_cpus": 0, "include_dashboard": False}
+        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.address: str = self._cluster.address
+        self._nodes: list[Any] = []
+        self.restore()
+
+    def restore(self) -> None:
+        """Both nodes are there."""
+        while len(self._nodes) < 2:
+            self._nodes.append(self._cluster.add_node(num_cpus=1, num_gpus=1))
+
+    def lose(self) -> None:
+        """One is gone without a word."""
+        if self._nodes:
+            self._cluster.remove_node(self._nodes.pop(), allow_graceful=False)
+
+    def shutdown(self) -> None:
+        """End all processes."""
+        self._cluster.shutdown()
+
+    def kill_worker(self, numbers: random.Random) -> bool:
+        """SIGKILL one that is at work, if there is one."""
+        workers = [
+            process
+            for process in psutil.process_iter(["name", "environ"])
+            if re.match(r"ray::(?!IDLE)", process.info["name"] or "")
+            and (process.info["environ"] or {}).get("HOME") == os.environ["HOME"]
+        ]
+        if workers:
+            with suppress(psutil.NoSuchProcess):
+                numbers.choice(workers).kill()
+        return bool(workers)
+
+
+def run_command(arguments: list[str], environment: dict[str, str], log: str) -> None:
+    """The command in a process of its own, forked from one that has imported it."""
+    from mnist_ocr import cli
+
+    os.environ.update(environment)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.exit(cli.main(arguments))
+
+
+def make_context() -> Any:
+    """Of multiprocessing: importing once saves each run three seconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mnist_ocr.cli", "mnist_ocr.labelling.label", "ray.data"])
+    return context
+
+
+@dataclass
+class Runner:
+    """Runs the command under a schedule."""
+
+    nodes: Nodes
+    clock: Clock
+    proxy: FaultyProxy
+    context: Any
+    folder: Path
+    done: Counter[str] = field(default_factory=Counter)
+    """Events that happened."""
+
+    def run(
+        self, arguments: list[str], parts: Path, events: tuple[Event, ...], numbers: random.Random
+    ) -> int:
+        """One run; its exit code.
+
+        Args:
+            arguments: Of the command.
+            parts: The folder in which its Parquet files appear.
+            events: What happens to it.
+            numbers: For their details.
+        """
+        environment = {"AWS_ENDPOINT_URL": self.proxy.endpoint, "RAY_ADDRESS": self.nodes.address}
+        if any(event.kind == "crash point" for event in events):
+            step = f"{numbers.choice(CRASH_STEPS)}:{numbers.randint(1, 4)}"
+            environment["MNIST_OCR_CRASH_AT"] = step
+            self.done["crash point"] += 1
+        variables = {"AWS_ENDPOINT_URL": self.proxy.endpoint}
+        config = {"runtime_env": {"env_vars": variables}}
+        environment["RAY_JOB_CONFIG_JSON_ENV_VAR"] = json.dumps(config)
+        process = self.context.Process(
+            target=run_command, args=(arguments, environment, str(self._log))
+        )
+        before = count_parts(parts)
+        waiting = [event for event in events if event.kind != "crash point"]
+        process.start()
+        deadline = time.monotonic() + TIMEOUT_S
+        while process.is_alive():
+            if time.monotonic() > deadline:
+                process.kill()
+                raise TimeoutError(f"The command hangs: {self.read_log()}")
+            process.join(0.02)
+            num_parts = count_parts(parts) - before
+            for event in [event for event in waiting if event.num_parts <= num_parts]:
+                if self._make(event.kind, process.pid, parts, numbers):
+                    waiting.remove(event)
+                    self.done[event.kind] += 1
+        self.nodes.restore()
+        self.clock.set(0)
+        (parts.parent / "ballast").unlink(missing_ok=True)
+        return process.exitcode
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / "command.log"
+
+    def read_log(self) -> str:
+        """What the last run said."""
+        return self._log.read_text()
+
+    def _make(self, kind: str, pid: int, parts: Path, numbers: random.Random) -> bool:
+        """Let something happen; whether it did."""
+        if kind == "worker killed":
+            return self.nodes.kill_worker(numbers)
+        if kind == "driver killed":
+            os.kill(pid, signal.SIGKILL)
+        elif kind == "node lost":
+            self.nodes.lose()
+        elif kind == "clock jump":
+            self.clock.set(numbers.choice([-7200, -60, 60, 7200]))
+        elif kind == "disk full":
+            with suppress(OSError), (parts.parent / "ballast").open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+        return True
+
+
+def count_parts(folder: Path) -> int:
+    """Parquet files that are there."""
+    return len(list(folder.glob("part-*.parquet")))

@@ -1,0 +1,189 @@
+"""Random schedules of faults: however a job is disturbed, it ends with one right row per object.
+
+`make chaos SEEDS=200 FIRST_SEED=0` runs as many; a seed that fails is run again by itself.
+"""
+
+import os
+import random
+import shutil
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from faulty_proxy import serve_faults
+from schedules import EVENTS, Clock, Event, Nodes, Runner, Schedule, make_context, small_disk
+from services import S3Server
+
+from mnist_ocr import labels_uri
+from mnist_ocr.labelling.config import VerifyConfig
+from mnist_ocr.labelling.verification import verify
+from mnist_ocr.storage import open_store
+
+FIRST_SEED = int(os.environ.get("CHAOS_FIRST_SEED", "0"))
+SEEDS = range(FIRST_SEED, FIRST_SEED + int(os.environ.get("CHAOS_SEEDS", "4")))
+
+NUM_IMAGES, SHARD_SIZE = 600, 32
+
+
+class Place(NamedTuple):
+    """Where inputs and outputs lie."""
+
+    uri: str
+    root: Path
+    """The same as a folder: a bucket is one, too."""
+
+
+class Chaos:
+    """What all schedules share."""
+
+    def __init__(
+        self, places: dict[str, Place], model_uri: str, runner: Runner, events: tuple[str, ...]
+    ) -> None:
+        self.places = places
+        self.model_uri = model_uri
+        self.runner = runner
+        self.events = events
+        """Kinds that can be made on this machine."""
+        self._right: dict[tuple[str, str], pd.DataFrame] = {}
+
+    def label(self, schedule: Schedule, output: Place, events: tuple[Event, ...] = ()) -> int:
+        """One run of the command; its exit code."""
+        arguments = ["label", f"{self.places[schedule.input_place].uri}/{schedule.input_name}"]
+        arguments += [output.uri, "--shard-size", str(SHARD_SIZE)]
+        return self._run(arguments, schedule, output, events)
+
+    def retry(self, schedule: Schedule, output: Place) -> int:
+        """Label what the store's faults have kept from being read; the exit code."""
+        arguments = ["retry", output.uri, "--status", ",".join(schedule.may_fail)]
+        return self._run(arguments, schedule, output, ())
+
+    def _run(
+        self, arguments: list[str], schedule: Schedule, output: Place, events: tuple[Event, ...]
+    ) -> int:
+        arguments += ["--model-uri", self.model_uri]
+        arguments += ["--num-gpus-per-actor", "1" if schedule.has_gpus else "0"]
+        numbers = random.Random(f"{schedule.seed} {len(events)}")
+        return self.runner.run(arguments, output.root, events, numbers)
+
+    def find_right_rows(self, schedule: Schedule) -> pd.DataFrame:
+        """Those of a run that nothing happened to."""
+        key = (schedule.input_place, schedule.input_name)
+        if key not in self._right:
+            output = self.make_output("disk", f"right-{'-'.join(key)}")
+            assert self.label(schedule, output) == 0
+            self._right[key] = read_rows(output.uri)
+        return self._right[key]
+
+    def make_output(self, place: str, name: str) -> Place:
+        """A new folder for an output."""
+        parent = self.places[place]
+        return Place(f"{parent.uri}/{name}", parent.root / name)
+
+
+@pytest.fixture(scope="module")
+def chaos(
+    rclone_server: S3Server,
+    tmp_path_factory: pytest.TempPathFactory,
+    digit_images: np.ndarray,
+    model_uri: str,
+) -> Iterator[Chaos]:
+    """Inputs on a disk and on S3; a cluster, a clock, a disk and a store that can be disturbed."""
+    folder, disk = tmp_path_factory.mktemp("chaos"), tmp_path_factory.mktemp("disk")
+    clock = Clock(folder)
+    with pytest.MonkeyPatch.context() as patch, small_disk(disk) as may_mount:
+        variables = rclone_server.environment | clock.environment | {"HOME": str(folder)}
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        places = {
+            "disk": Place(str(disk), disk),
+            "s3": Place("s3://chaos", rclone_server.make_bucket("chaos")),
+        }
+        for place in places.values():
+            write_inputs(place.root, digit_images)
+        missing = set() if may_mount else {"disk full"}
+        missing |= set() if clock.library else {"clock jump"}
+        nodes = Nodes()
+        try:
+            with serve_faults(rclone_server.endpoint, FIRST_SEED) as proxy:
+                runner = Runner(nodes, clock, proxy, make_context(), folder)
+                events = tuple(kind for kind in EVENTS if kind not in missing)
+                yield Chaos(places, model_uri, runner, events)
+                print(f"\n{len(SEEDS)} schedules: {dict(runner.done)}, store: {dict(proxy.done)}")
+                print(f"not to be had here: {missing or 'nothing'}")
+        finally:
+            nodes.shutdown()
+
+
+def write_inputs(root: Path, images: np.ndarray) -> None:
+    """Loose images, some of them damaged; the same and a tar."""
+    for name in ("scans", "archives"):
+        (root / name).mkdir()
+    generator = np.random.default_rng(0)
+    for i in range(NUM_IMAGES):
+        image = np.roll(images[i % len(images)], i // len(images), axis=1)
+        data = cv2.imencode(".png", image)[1].tobytes()
+        if i % 40 == 0:
+            data = data[: generator.integers(len(data))]
+        (root / f"scans/{i:04d}.png").write_bytes(data)
+    with tarfile.open(root / "archives/a.tar", "w") as archive:
+        for path in sorted((root / "scans").iterdir())[:300]:
+            archive.add(path, path.name)
+    for path in sorted((root / "scans").iterdir())[300:]:
+        shutil.copy(path, root / "archives" / path.name)
+
+
+def read_rows(output_uri: str) -> pd.DataFrame:
+    """All rows that are current, by id."""
+    store = open_store(labels_uri(output_uri))
+    names = [info.name for page in store.list("part-") for info in page]
+    tables = [pq.read_table(pa.BufferReader(store.read(name))) for name in names]
+    rows = pa.concat_tables(tables, promote_options="permissive").sort_by("id").to_pandas()
+    return rows.astype({"status": str})
+
+
+def assert_equal(rows: pd.DataFrame, right: pd.DataFrame) -> None:
+    """Row for row; probabilities differ by float noise in batches of another size."""
+    floats = ["confidence", "probabilities"]
+    pd.testing.assert_frame_equal(rows.drop(columns=floats), right.drop(columns=floats))
+    np.testing.assert_allclose(rows["confidence"], right["confidence"], atol=1e-5)
+    both = (np.stack(each["probabilities"].dropna()) for each in (rows, right))
+    np.testing.assert_allclose(*both, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_schedule_of_faults_costs_no_row(seed: int, chaos: Chaos) -> None:
+    """The command is run until it succeeds: `verify` is clean, the rows are a quiet run's."""
+    runner = chaos.runner
+    schedule = Schedule.draw(seed, chaos.events)
+    right = chaos.find_right_rows(schedule)
+    output = chaos.make_output(schedule.output_place, f"seed-{seed}")
+    runner.proxy.seed, runner.proxy.faults = seed, schedule.faults
+    runner.proxy.rate = schedule.rate
+    exit_codes = []
+    for events in schedule.runs:
+        exit_codes.append(chaos.label(schedule, output, events))
+        if exit_codes[-1] == 0:
+            break
+    else:
+        runner.proxy.rate /= 4  # still, but so that it gets on
+        exit_codes.append(chaos.label(schedule, output))
+    runner.proxy.rate = 0
+    assert exit_codes[-1] == 0, f"{schedule}: {exit_codes} {runner.read_log()}"
+    assert verify(VerifyConfig(output.uri)).problems == [], schedule
+    rows = read_rows(output.uri)
+    assert rows["path"].tolist() == right["path"].tolist(), schedule
+    told = rows["status"].isin(schedule.may_fail)
+    assert_equal(rows[~told], right[~told])
+    if told.any():
+        assert chaos.retry(schedule, output) == 0, f"{schedule}: {runner.read_log()}"
+        assert verify(VerifyConfig(output.uri)).problems == [], schedule
+        assert_equal(read_rows(output.uri), right)
+    print(schedule, exit_codes, f"{told.sum()} rows tried once more")
+    shutil.rmtree(output.root)
