@@ -14,7 +14,7 @@ import pytest
 from archives import encode_png, write_containers
 from services import S3Server
 
-from mnist_ocr.labelling import manifest
+from mnist_ocr.labelling import manifest, manifest_shard
 from mnist_ocr.labelling.config import LabelConfig, VerifyConfig
 from mnist_ocr.labelling.inputs import open_source
 from mnist_ocr.labelling.label import label
@@ -108,7 +108,7 @@ def test_every_container_holds_the_same_images(
     source, output = open_source(f"{root}/{name}"), open_store(str(tmp_path))
     num_requests, images, paths = 0, [], []
     for shard in manifest.iterate_shards(source, output, shard_size=40):
-        rows = manifest.read_shard(output, shard)
+        rows = manifest_shard.read_shard(output, shard)
         batch, traffic = read_images(open_source(f"{root}/{name}"), rows)
         assert set(batch.status) == {"ok"}
         images.append(batch.images)
@@ -127,11 +127,11 @@ def test_every_container_holds_the_same_images(
     assert num_requests == (NUM_IMAGES if "archives" not in name else 3)
 
 
-def shard_of(source: object, folder: Path) -> manifest.ManifestShard:
+def shard_of(source: object, folder: Path) -> manifest_shard.ManifestShard:
     folder.mkdir()
     output = open_store(str(folder))
     list(manifest.iterate_shards(source, output, shard_size=NUM_IMAGES))
-    return manifest.read_shard(output, 0)
+    return manifest_shard.read_shard(output, 0)
 
 
 @pytest.mark.usefixtures("ray_session")
