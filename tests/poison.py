@@ -15,7 +15,7 @@ import ctypes, os
 import numpy as np
 from mnist_ocr.digits import batch, guards
 
-guards.TIME_LIMIT_S = {TIME_LIMIT_S}
+guards.TIME_LIMIT_S = guards.WAIT_LIMIT_S = {TIME_LIMIT_S}
 decode_image = batch.decode_image
 is_damaged = False
 

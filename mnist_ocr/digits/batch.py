@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mnist_ocr.digits.canonical import IMAGE_SIZE, is_canonical, view_page, view_pages
 from mnist_ocr.digits.decoding import UnreadableImageError, decode_image
-from mnist_ocr.digits.guards import limited_time
+from mnist_ocr.digits.guards import limited
 from mnist_ocr.errors import ObjectError
 from mnist_ocr.stopwatch import Stopwatch
 
@@ -62,7 +62,7 @@ def prepare_images(
     num_images: int,
     watch: Stopwatch | None = None,
     *,
-    is_timed: bool = False,
+    is_guarded: bool = False,
 ) -> ImageBatch:
     """Decode and canonicalise; never raises for bad data.
 
@@ -70,11 +70,11 @@ def prepare_images(
         contents: `num_images` encoded images, grey (H, W) uint8 pages, or reasons why not.
         num_images: How many there are; they may come from an iterator.
         watch: Times `fetch`, `decode` and `canonicalise`.
-        is_timed: End this process where a few images take longer than `guards.TIME_LIMIT_S`; how
-            long they are fetched does not count.
+        is_guarded: Limit what decoding may take (guards.py): it may end this process, or raise
+            MemoryError. Fetching is free.
     """
     watch = watch or Stopwatch()
-    limit = limited_time if is_timed else nullcontext
+    limit = limited if is_guarded else nullcontext
     batch = ImageBatch.build_empty(num_images)
     framed: list[int] = []
     start, rest = 0, iter(contents)  # enumerate would keep its last one

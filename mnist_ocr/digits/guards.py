@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Final
 
 TIME_LIMIT_S: Final = 60
-"""Seconds for an image, or for the few that are decoded without a look at the clock; the slowest
-legal one was measured at 1.2 s."""
+"""Seconds of the processor for an image, or for the few that are decoded without a look at the
+clock; the slowest legal one was measured at 1.2 s."""
+
+WAIT_LIMIT_S: Final = 600
+"""The same by the clock: for what waits, since other processes may take the processor meanwhile."""
 
 MEMORY_LIMIT: Final = 2 * 1024**3
 """Bytes that a process may take beside what it has: three times what the hungriest legal image and
@@ -17,17 +20,26 @@ MEMORY_LIMIT: Final = 2 * 1024**3
 
 
 @contextmanager
-def limited_time() -> Iterator[None]:
-    """End this process where the block takes longer than `TIME_LIMIT_S`.
+def limited() -> Iterator[None]:
+    """Limit time and memory for the block: for decoding alone, since threads need memory, too."""
+    with limited_time(), limited_memory():
+        yield
 
-    By SIGALRM without a handler: a handler, or a thread, would wait for Python's lock, which a
+
+@contextmanager
+def limited_time() -> Iterator[None]:
+    """End this process where the block takes longer than `TIME_LIMIT_S` or `WAIT_LIMIT_S`.
+
+    By signals without a handler: a handler, or a thread, would wait for Python's lock, which a
     decoder that hangs may hold for ever.
     """
-    signal.alarm(TIME_LIMIT_S)
+    signal.setitimer(signal.ITIMER_PROF, TIME_LIMIT_S)
+    signal.alarm(WAIT_LIMIT_S)
     try:
         yield
     finally:
         signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 @contextmanager

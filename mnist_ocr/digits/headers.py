@@ -64,6 +64,7 @@ def fail(status: str, error: str) -> NoReturn:
 
 _U16 = struct.Struct(">H")
 _JPEG_MARKER: Final = re.compile(rb"\xff([^\x00\xff])")
+_JPEG_NEXT_SEGMENT: Final = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
 _JPEG_FRAME: Final = struct.Struct(">2xBHHB")
 _JPEG_FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # not DHT, JPG, DAC
 _JPEG_STANDALONE: Final = frozenset([0x01, *range(0xD0, 0xD9)])  # TEM, RST0-7, SOI
@@ -75,8 +76,6 @@ encoders write about 10."""
 
 def read_jpeg(data: bytes) -> Header:
     """Walk the segments up to the first scan, over junk between them as libjpeg does."""
-    if data.count(b"\xff\xda") > _MAX_SCANS:
-        fail("too_large", f"The JPEG file has more than {_MAX_SCANS} scans: save it again.")
     header, num_components, is_adobe, at = Header(0, 0, data, is_opaque=True), 0, False, 2
     for _ in range(MAX_SEGMENTS):
         found = _JPEG_MARKER.search(data, at)
@@ -93,6 +92,8 @@ def read_jpeg(data: bytes) -> Header:
                 fail("unsupported", f"The JPEG file has {bits} bits a sample: save it with 8.")
         is_adobe |= marker == _APP14 and data.startswith(b"Adobe", at + 2)
         at += _U16.unpack_from(data, at)[0]
+    if data.count(b"\xff\xda") > _MAX_SCANS:
+        _check_scans(data, at)
     # libjpeg leaves CMYK as stored; the decoder takes 0 for full ink, which only Adobe's marker
     # vouches for
     if num_components == 4 and not is_adobe:
@@ -100,6 +101,20 @@ def read_jpeg(data: bytes) -> Header:
     if data.rfind(b"\xff\xd9") < at - 2:
         raise IndexError
     return header
+
+
+def _check_scans(data: bytes, at: int) -> None:
+    """Count the scans behind the first one; what looks like some may be other data."""
+    num_scans, marker = 1, _SOS
+    while num_scans <= _MAX_SCANS and marker != _EOI:
+        at += _U16.unpack_from(data, at)[0]
+        found = _JPEG_NEXT_SEGMENT.search(data, at)
+        if found is None:
+            return
+        marker, at = found[1][0], found.end()
+        num_scans += marker == _SOS
+    if num_scans > _MAX_SCANS:
+        fail("too_large", f"The JPEG file has more than {_MAX_SCANS} scans: save it again.")
 
 
 _BMP_HEADER: Final = struct.Struct("<10xII")

@@ -31,6 +31,12 @@ POISON = "poison"
 MAX_TRIALS = 2
 """Of an image, the second in a fresh child: the first death may be another image's late effect."""
 
+MAX_KILLED = 3
+"""Children that something else may end: the kernel short of memory, a person."""
+
+FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM)
+"""No decoder ends its own process like that."""
+
 
 def prepare_isolated(
     contents: Iterable[Content], num_images: int, watch: Stopwatch | None = None
@@ -38,24 +44,29 @@ def prepare_isolated(
     """As `prepare_images`, whatever the contents do to their decoder.
 
     Takes half a second for a child to start, again for each image that ends one, and twice
-    `TIME_LIMIT_S` for each that would never end.
+    `TIME_LIMIT_S` for each that would never end, twice `WAIT_LIMIT_S` if it does nothing meanwhile.
 
     Raises:
-        ChildProcessError: no child can be started.
+        ChildProcessError: no child can be started, or something kills them.
     """
     watch = watch or Stopwatch()
     batch = ImageBatch.build_empty(num_images)
-    child = _Child()
+    child, num_killed = _Child(), 0
     try:
         for i, content in enumerate(contents):
             watch.lap("fetch")
             if isinstance(content, ObjectError):
                 batch.status[i], batch.error[i] = content.status, str(content)
                 continue
-            for _ in range(MAX_TRIALS):
+            num_trials = 0
+            while num_trials < MAX_TRIALS:
                 views = child.prepare(content)
                 if views.status != POISON:
                     break
+                num_killed += child.is_killed
+                if num_killed == MAX_KILLED:
+                    raise ChildProcessError(f"Something ends the processes: {views.error}")
+                num_trials += not child.is_killed
                 child.close()
                 child = _Child()
             batch.status[i], batch.error[i], batch.trust[i] = views[:3]
@@ -110,6 +121,11 @@ class _Child:
             pixels = np.zeros(2 * IMAGE_SIZE**2, np.uint8)
         return _Views(status, error, trust, pixels.reshape(2, IMAGE_SIZE, IMAGE_SIZE))
 
+    @property
+    def is_killed(self) -> bool:
+        """Whether something else than an image has ended it."""
+        return self._process.returncode in FROM_OUTSIDE
+
     def close(self) -> None:
         self._connection.close()
         self._process.kill()
@@ -118,8 +134,10 @@ class _Child:
 
 def _explain(code: int) -> str:
     """What ended a child, for a person."""
-    if code == -signal.SIGALRM:
-        return f"Decoding it takes longer than {guards.TIME_LIMIT_S:,} s: save it anew."
+    if limit := {-signal.SIGPROF: guards.TIME_LIMIT_S, -signal.SIGALRM: guards.WAIT_LIMIT_S}.get(
+        code
+    ):
+        return f"Decoding it takes longer than {limit:,} s: save it anew."
     reason = f"signal {-code}, {signal.strsignal(-code)}" if code < 0 else f"exit code {code}"
     return f"Decoding it ends the process that tries it ({reason}): save it anew."
 
@@ -127,22 +145,21 @@ def _explain(code: int) -> str:
 def serve(connection: Connection) -> None:
     """Prepare images, until the parent is gone."""
     cv2.setNumThreads(1)
-    with guards.limited_memory():
-        connection.send_bytes(b"ready")
-        while True:
-            try:
-                shape, content = json.loads(connection.recv_bytes()), connection.recv_bytes()
-            except (EOFError, OSError):
-                return
-            page = np.frombuffer(content, np.uint8).reshape(shape) if shape else content
-            status, error, trust, pixels = _prepare(page)
-            connection.send_bytes(json.dumps([status, error, trust]).encode())
-            connection.send_bytes(pixels.tobytes())
+    connection.send_bytes(b"ready")
+    while True:
+        try:
+            shape, content = json.loads(connection.recv_bytes()), connection.recv_bytes()
+        except (EOFError, OSError):
+            return
+        page = np.frombuffer(content, np.uint8).reshape(shape) if shape else content
+        status, error, trust, pixels = _prepare(page)
+        connection.send_bytes(json.dumps([status, error, trust]).encode())
+        connection.send_bytes(pixels.tobytes())
 
 
 def _prepare(content: bytes | NDArray[np.uint8]) -> _Views:
     try:
-        batch = prepare_images([content], 1, is_timed=True)
+        batch = prepare_images([content], 1, is_guarded=True)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         if isinstance(error, MemoryError):

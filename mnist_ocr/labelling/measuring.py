@@ -200,7 +200,7 @@ class _Worker:
 
     def _run_stages(self, contents: Sequence[Any]) -> Any:
         times = [process_time()]
-        batch = prepare_images(contents, len(contents), is_timed=True)
+        batch = prepare_images(contents, len(contents), is_guarded=True)
         times.append(process_time())
         predictions = self._classifier.predict_batch(batch)
         times.append(process_time())

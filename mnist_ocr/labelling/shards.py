@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 from mnist_ocr.crash import crash_point
 from mnist_ocr.digits.batch import BLANK, OK, ImageBatch, prepare_images
 from mnist_ocr.digits.classifier import NOT_A_DIGIT, Predictions
-from mnist_ocr.digits.guards import limited_memory
 from mnist_ocr.digits.isolation import prepare_isolated
 from mnist_ocr.errors import DamagedOutputError, ObjectError, UsageError
 from mnist_ocr.labelling import kept_rows
@@ -116,8 +115,7 @@ def _prepare_here(
 ) -> ImageBatch | None:
     """In this process, which it may end; None where an image takes too much, or hits a bug."""
     try:
-        with limited_memory():
-            return prepare_images(source.read_many(objects), len(objects), watch, is_timed=True)
+        return prepare_images(source.read_many(objects), len(objects), watch, is_guarded=True)
     except (UsageError, ConnectionError, ObjectError):  # of the store
         raise
     except Exception:

@@ -399,3 +399,12 @@ def test_odd_metadata_leave_no_trace_on_stderr(capfd: pytest.CaptureFixture[str]
     for data in noisy:
         status_of(data)
     assert capfd.readouterr().err == ""
+
+
+def test_photo_may_have_anything_behind_its_end() -> None:
+    """Phones append films: markers that occur there, or in a thumbnail, are no scans."""
+    data = encode(RGB, "JPEG", progressive=True)
+    film = np.random.default_rng(0).bytes(4000) + b"\xff\xda" * 200
+    assert (decode_image(data + film) == decode_image(data)).all()
+    segment = b"\xff\xe1" + (2 + len(film)).to_bytes(2) + film
+    assert (decode_image(data[:2] + segment + data[2:]) == decode_image(data)).all()

@@ -37,7 +37,8 @@ def assert_same(first: ImageBatch, second: ImageBatch, rows: np.ndarray) -> None
 def fake_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Children inherit it."""
     monkeypatch.syspath_prepend(str(poison.write_fake_decoder(tmp_path / "fake")))
-    monkeypatch.setattr(guards, "TIME_LIMIT_S", poison.TIME_LIMIT_S)  # for the sentence
+    for name in ("TIME_LIMIT_S", "WAIT_LIMIT_S"):  # for the sentence
+        monkeypatch.setattr(guards, name, poison.TIME_LIMIT_S)
 
 
 def test_child_gives_the_same_views_bit_by_bit() -> None:
@@ -74,6 +75,29 @@ def test_late_effect_of_another_image_is_forgiven() -> None:
     """An image in whose turn the decoder dies is decoded once more, in a fresh child."""
     contents = [poison.encode(page, "damage" * (i == 1)) for i, page in enumerate(make_pages(4))]
     assert prepare_isolated(contents, 4).status == ["ok"] * 4
+
+
+def test_child_that_something_else_ends_makes_nothing_poison(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The kernel may want memory: two such deaths cost time, and more are an error of the job."""
+    prepare = isolation._Child.prepare
+    num_left = 2
+
+    def end_and_prepare(child: isolation._Child, content: bytes) -> object:
+        nonlocal num_left
+        if num_left:
+            num_left -= 1
+            child._process.kill()
+            child._process.wait()
+        return prepare(child, content)
+
+    monkeypatch.setattr(isolation._Child, "prepare", end_and_prepare)
+    contents = [poison.encode(page) for page in make_pages(3)]
+    assert prepare_isolated(contents, 3).status == ["ok"] * 3
+    num_left = 9
+    with pytest.raises(ChildProcessError, match="signal 9"):
+        prepare_isolated(contents, 3)
 
 
 def test_child_that_cannot_start_makes_nothing_poison(
@@ -114,7 +138,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 
 def test_hang_ends_its_process_whoever_holds_the_lock() -> None:
     """A block that holds Python's lock for longer than the limit ends by SIGALRM."""
-    code = "import ctypes; from mnist_ocr.digits import guards; guards.TIME_LIMIT_S = 1\n"
+    code = "import ctypes; from mnist_ocr.digits import guards; guards.WAIT_LIMIT_S = 1\n"
     code += "with guards.limited_time(): pass\n"
     code += "ctypes.PyDLL(None).usleep(1_500_000); print('alive', flush=True)\n"
     code += "with guards.limited_time(): ctypes.PyDLL(None).sleep(100)"
@@ -132,3 +156,26 @@ def test_memory_is_limited_within_the_block_only() -> None:
     code += "    except MemoryError: print('refused')\n"
     code += "np.empty(4 * 2**30, np.uint8); print('allowed')"
     assert run(code).stdout == "refused\nallowed\n"
+
+
+def test_what_computes_is_ended_by_its_own_time_and_what_waits_by_the_clock() -> None:
+    """A busy machine makes nothing poison: a second of the processor may take many."""
+    code = "import time; from mnist_ocr.digits import guards; guards.TIME_LIMIT_S = 1\n"
+    code += "with guards.limited_time(): time.sleep(1.5)\n"
+    code += "print('alive', flush=True)\n"
+    code += "with guards.limited_time():\n    while True: pass"
+    done = run(code)
+    assert (done.returncode, done.stdout) == (-27, "alive\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system does not limit it")
+def test_threads_may_start_while_images_are_fetched() -> None:
+    """Their stacks count as memory: the limit is there for decoding alone."""
+    code = "import threading, time; from mnist_ocr.digits.batch import prepare_images\n"
+    code += "def fetch():\n"
+    code += "    for i in range(64):\n"
+    code += "        for _ in range(8):\n"
+    code += "            threading.Thread(target=time.sleep, args=(3,), daemon=True).start()\n"
+    code += "        yield b'no image'\n"
+    code += "print(set(prepare_images(fetch(), 64, is_guarded=True).status))"
+    assert run(code).stdout == "{'not_an_image'}\n"
