@@ -24,16 +24,16 @@ class AttemptCounter:
     """An actor that counts."""
 
     def __init__(self) -> None:
-        self._attempts = Counter[int]()
+        self._attempts = Counter[tuple[int, str]]()
 
-    def count(self, shard: int) -> int:
+    def count(self, shard: int, stage: str) -> int:
         """The number of this attempt, from 1."""
-        self._attempts[shard] += 1
-        return self._attempts[shard]
+        self._attempts[shard, stage] += 1
+        return self._attempts[shard, stage]
 
     def list_given_up(self) -> list[int]:
-        """Shards that were begun more than `MAX_ATTEMPTS` times."""
-        return sorted(shard for shard, num in self._attempts.items() if num > MAX_ATTEMPTS)
+        """Shards that a stage began more than `MAX_ATTEMPTS` times."""
+        return sorted({shard for (shard, _), num in self._attempts.items() if num > MAX_ATTEMPTS})
 
 
 def start_counter() -> Any:
@@ -45,9 +45,9 @@ def start_counter() -> Any:
     ).remote()
 
 
-def count_attempt(counter: Any, shard: int) -> int:
-    """Tell the counter that a shard is begun; returns which attempt that is, from 1."""
-    attempt: int = ray.get(counter.count.remote(shard))
+def count_attempt(counter: Any, shard: int, stage: str = "read") -> int:
+    """Tell the counter that a stage begins a shard; returns which attempt that is, from 1."""
+    attempt: int = ray.get(counter.count.remote(shard, stage))
     return attempt
 
 
@@ -55,12 +55,12 @@ def check_none_given_up(counter: Any) -> None:
     """At the end of a job.
 
     Raises:
-        JobFailedError: shards were begun more than `MAX_ATTEMPTS` times.
+        JobFailedError: some were begun more than `MAX_ATTEMPTS` times.
     """
     if given_up := ray.get(counter.list_given_up.remote()):
         names = ", ".join(shard_name(shard) for shard in given_up[:MAX_NAMES])
         raise JobFailedError(
-            f"{len(given_up):,} of the shards, {names}, have ended {MAX_ATTEMPTS} workers each: by "
-            "a bug, or with too little memory; Ray's logs say more. All other shards are done, and "
-            "the same command tries these once more."
+            f"{len(given_up):,} of the shards, {names}, were begun {MAX_ATTEMPTS} times each "
+            "and never finished: a bug, too little memory, or nodes that were lost; Ray's logs say "
+            "more. All other shards are done, and the same command tries these once more."
         )

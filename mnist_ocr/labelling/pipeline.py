@@ -89,12 +89,14 @@ def _add_stages(
     images = shards.map_batches(read_shard_images, fn_args=(job, counter), num_cpus=1, **tasks)
     predictions = images.map_batches(
         DigitPredictor,
-        fn_constructor_args=(model,),
+        fn_constructor_args=(model, counter),
         num_cpus=0,  # Ray's default of 1 leaves none to read with where there are as many actors
         num_gpus=num_gpus_per_actor,
         **pool,
     )
-    return predictions.map_batches(write_shard_predictions, fn_args=(job,), num_cpus=0.5, **tasks)
+    return predictions.map_batches(
+        write_shard_predictions, fn_args=(job, counter), num_cpus=0.5, **tasks
+    )
 
 
 class ShardLabeller:
@@ -153,11 +155,14 @@ def read_shard_images(row: pa.Table, job: Job, counter: Any) -> pa.Table:
 class DigitPredictor:
     """A shard's `ImageBatch` in, its `probabilities` and `confidence` out."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, counter: Any) -> None:
+        self._counter = counter
         self._classifier = DigitClassifier(model, runtime="torch")
 
     def __call__(self, row: pa.Table) -> pa.Table:
         """Predict a shard."""
+        if count_attempt(self._counter, value(row, "shard"), "predict") > MAX_ATTEMPTS:
+            return row.slice(0, 0)
         watch = start_watch(row)
         images, raw = (
             _array(row, name, np.uint8).reshape(-1, IMAGE_SIZE, IMAGE_SIZE)
@@ -181,10 +186,12 @@ class DigitPredictor:
         return _shard_row(value(row, "shard"), arrays, status, predictions.error, notes)
 
 
-def write_shard_predictions(row: pa.Table, job: Job) -> pa.Table:
+def write_shard_predictions(row: pa.Table, job: Job, counter: Any) -> pa.Table:
     """A shard's predictions in; its Parquet file, and its receipt, out."""
     watch = start_watch(row)
     shard = value(row, "shard")
+    if count_attempt(counter, shard, "write") > MAX_ATTEMPTS:
+        return row.slice(0, 0)
     predictions = Predictions.build(
         _array(row, "probabilities", np.float32).reshape(-1, NUM_CLASSES),
         _array(row, "confidence", np.float32),
