@@ -20,9 +20,14 @@ _USER_INFO: Final = re.compile(
     re.I | re.X,
 )
 
-_PUBLIC_USER_INFO: Final = re.compile(r"(?:github|git)://|(?!https?://)[^:]*://[^:@]*@", re.I)
+_PUBLIC_USER_INFO: Final = re.compile(
+    r"(?:github|git)://|s3a?://arn:|(?!https?://)[^:]*://[^:@]*@", re.I
+)
 """What stands there without being secret: github's organisation and repository, the container in
-`abfs://container@account`, the user of `sftp://`."""
+`abfs://container@account`, the user of `sftp://`; an access point of S3 has colons in its name."""
+
+_OBJECT_STORE: Final = re.compile(r"(?:s3a?|gs|gcs|abfss?|az|adl|oss|hf)://", re.I)
+"""Whose URIs have no parameters: `?` and `&` are parts of names there."""
 
 _SECRET_PARAMETER: Final = re.compile(
     r"""(?P<name>(?:[?&;\s]|^)(?:
@@ -46,6 +51,11 @@ def redact(text: str) -> str:
     if "=" in text or ":" in text:
         text = _SECRET_PARAMETER.sub(_hide_value, text)
     return text
+
+
+def redact_uri(uri: str) -> str:
+    """A URI without its secrets; still the same one where it has none."""
+    return _USER_INFO.sub(_keep_public, uri) if _OBJECT_STORE.match(uri) else redact(uri)
 
 
 def _keep_public(match: re.Match[str]) -> str:

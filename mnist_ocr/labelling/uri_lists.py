@@ -14,7 +14,7 @@ object is: nothing that a job writes holds it, and a list with new signatures re
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from posixpath import normpath
 
@@ -28,7 +28,7 @@ from mnist_ocr.labelling.members import ContentOrError
 from mnist_ocr.labelling.parquet_archive import find_image_column, open_parquet
 from mnist_ocr.labelling.sources import Entry, Source
 from mnist_ocr.local_store import LocalStore
-from mnist_ocr.redaction import REDACTED, redact
+from mnist_ocr.redaction import REDACTED, redact_uri
 from mnist_ocr.storage import ObjectInfo, Store, check_no_secret, is_local, open_store
 
 LIST_NAME = re.compile(r"\.(?:txt|csv)(?:\.gz)?$|(?:^|/)manifest\.json$", re.I)
@@ -78,6 +78,9 @@ class ListSource(Source):
         self._anonymous = anonymous
         self._stores: dict[str, Store] = {}
         self._protocols = frozenset(fsspec.available_protocols())
+        self._passing: Iterator[Listed] = iter(())
+        """The list, from where `_read_lines` has left it."""
+        self._num_passed = 0
 
     def uri_of(self, name: str) -> str:
         """The name itself: names are absolute."""
@@ -130,10 +133,18 @@ class ListSource(Source):
         """Each one's content, or the reason why not, in order."""
         lines = {_line_of(info) for info in objects if REDACTED in info.name}
         if lines:
-            listed = enumerate(islice(self._read(), max(lines)), 1)
-            uris = {number: self._resolve(each.uri) for number, each in listed if number in lines}
+            uris = {number: self._resolve(uri) for number, uri in self._read_lines(lines)}
             objects = [_add_secret(info, uris.get(_line_of(info), "")) for info in objects]
         return super().read_many(objects)
+
+    def _read_lines(self, numbers: Collection[int]) -> Iterator[tuple[int, str]]:
+        """Lines of the list by their numbers: from where the last call has ended, if they are."""
+        if min(numbers) <= self._num_passed or not self._num_passed:
+            self._passing, self._num_passed = self._read(), 0
+        for listed in islice(self._passing, max(numbers) - self._num_passed):
+            self._num_passed += 1
+            if self._num_passed in numbers:
+                yield self._num_passed, listed.uri
 
     def _changed(self) -> UsageError:
         return UsageError(
@@ -201,7 +212,7 @@ class ListSource(Source):
 
 def _hide_secret(uri: str) -> str:
     """The name that an object goes by outside the list."""
-    return uri if is_local(uri) else redact(uri)
+    return uri if is_local(uri) else redact_uri(uri)
 
 
 def _add_secret(info: ObjectInfo, uri: str) -> ObjectInfo:

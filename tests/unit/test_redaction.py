@@ -14,8 +14,8 @@ from mnist_ocr import cli
 from mnist_ocr.errors import JobFailedError, ObjectError, StorageUnreachableError, UsageError
 from mnist_ocr.labelling.inputs import open_source
 from mnist_ocr.labelling.locator import Locator
-from mnist_ocr.redaction import redact
-from mnist_ocr.storage import open_store
+from mnist_ocr.redaction import redact, redact_uri
+from mnist_ocr.storage import open_store, resolve_uri
 
 SECRET = "s3cr3t-Zq81Xw"
 
@@ -191,4 +191,35 @@ def test_signatures_may_be_renewed(tmp_path: Path) -> None:
     assert content == b"renewed"
     assert isinstance(error, ObjectError)
     assert error.status == "changed"
+    memory.rm("/b", recursive=True)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://arn:aws:s3:us-east-1:123456789012:accesspoint/scans/photos/me@2x.png",
+        "s3://bucket/x?sig=1.png",
+        "gs://bucket/R&D auth=1.png",
+        "abfs://container@account.dfs.core.windows.net/a?token=b.png",
+    ],
+)
+def test_names_of_object_stores_are_no_parameters(uri: str, tmp_path: Path) -> None:
+    """An access point, and `?`, `&` and `@` in a key, are neither refused nor hidden."""
+    assert redact_uri(uri) == uri
+    assert resolve_uri(uri) == uri
+    (tmp_path / "list.txt").write_text(uri + "\n")
+    assert [info.name for info in open_source(str(tmp_path / "list.txt")).list()] == [uri]
+
+
+def test_signed_lines_are_found_in_any_order(tmp_path: Path) -> None:
+    """Shards come in order, mostly: what a worker has read of the list is not read again."""
+    memory = MemoryFileSystem()
+    names = [f"/b/{i}.png" for i in range(9)]
+    memory.pipe({f"{name}?sig=x": name.encode() for name in names})
+    (tmp_path / "list.txt").write_text("".join(f"memory:/{name}?sig=x\n" for name in names))
+    source = open_source(str(tmp_path / "list.txt"))
+    infos = list(source.list())
+    for some in (infos[:3], infos[3:5], infos[7:], infos[4:8], infos):
+        expected = [names[infos.index(info)].encode() for info in some]
+        assert list(source.read_many(some)) == expected
     memory.rm("/b", recursive=True)
