@@ -17,8 +17,8 @@ from mnist_ocr.storage import (
     Page,
     Read,
     Store,
-    changed,
     check_size,
+    read_whole,
 )
 
 
@@ -86,11 +86,13 @@ class FsspecStore(Store):
         self, name: str, etag: str = "", max_bytes: int | None = None, size: int = UNKNOWN_SIZE
     ) -> bytes:
         """An object's content; not every file system has etags: only its size is compared."""
-        data = self._read(name, 0, None if max_bytes is None else max_bytes + 1)
-        check_size(self.uri_of(name), len(data), max_bytes)
-        if len(data) != size != UNKNOWN_SIZE:
-            raise changed(self.uri_of(name))
-        return data
+
+        def read() -> bytes:
+            data = self._read(name, 0, None if max_bytes is None else max_bytes + 1)
+            check_size(self.uri_of(name), len(data), max_bytes)
+            return data
+
+        return read_whole(read, self.uri_of(name), "", size)
 
     def read_range(self, wanted: ByteRange) -> bytes:
         """A part of an object, whatever its etag."""

@@ -26,7 +26,6 @@ from mnist_ocr.s3_errors import ErrorSorter, error_code
 from mnist_ocr.s3_listing import read_page
 from mnist_ocr.s3_requests import RETRY_TIMEOUT_S, S3Requests
 from mnist_ocr.storage import (
-    MAX_SHORT_ANSWERS,
     PAGE_SIZE,
     UNKNOWN_SIZE,
     ByteRange,
@@ -35,6 +34,7 @@ from mnist_ocr.storage import (
     Store,
     changed,
     check_size,
+    read_whole,
 )
 
 MAX_LANES = 32
@@ -107,14 +107,7 @@ class S3Store(Store):
         self, name: str, etag: str = "", max_bytes: int | None = None, size: int = UNKNOWN_SIZE
     ) -> bytes:
         """An object's content; its etag is compared with that of the response."""
-        for _ in range(MAX_SHORT_ANSWERS):
-            data = self._read(name, etag, max_bytes)
-            if len(data) == size or size == UNKNOWN_SIZE:
-                return data
-        if not etag:
-            raise changed(self.uri_of(name))
-        error = f"The store gives {len(data):,} of the {size:,} bytes of {self.uri_of(name)}."
-        raise ObjectError("unreadable", error)
+        return read_whole(partial(self._read, name, etag, max_bytes), self.uri_of(name), etag, size)
 
     def _read(self, name: str, etag: str, max_bytes: int | None) -> bytes:
         key = self._folder + name

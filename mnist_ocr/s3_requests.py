@@ -88,7 +88,8 @@ class S3Requests:
                 self._count_failure(throttled)
                 if not attempt and is_region_wrong(error) and self._move(clients, error):
                     continue
-                failing_since = min(failing_since, sent)
+                # from its end on: also one that has taken all the time there is is sent again
+                failing_since = min(failing_since, time.monotonic())
                 patience_s = RETRY_TIMEOUT_S if throttled else outage_timeout_s
                 is_over = time.monotonic() - failing_since > patience_s
                 if is_over or not (throttled or is_outage(error)):

@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 
 from mnist_ocr.ahead import Call, call_in_blocks
 from mnist_ocr.errors import ObjectError, UsageError
-from mnist_ocr.redaction import redact
+from mnist_ocr.redaction import redact_uri
 from mnist_ocr.traffic import Traffic, TrafficMeter
 
 PAGE_SIZE = 1000
@@ -212,7 +212,7 @@ def check_no_secret(uri: str) -> None:
     Raises:
         UsageError: it has a password, a token or a signature in it.
     """
-    if "://" in uri and redact(uri) != uri:
+    if "://" in uri and redact_uri(uri) != uri:
         raise UsageError(
             f"There is a password, token or signature in {uri}: process lists, logs and job "
             "records would show it. Leave it out and set AWS_PROFILE or fsspec's FSSPEC_* "
@@ -252,6 +252,22 @@ def open_store(uri: str, *, anonymous: bool = False) -> Store:
 def changed(uri: str) -> ObjectError:
     """An object is not the one that was listed."""
     return ObjectError("changed", f"{uri} has changed since it was listed.")
+
+
+def read_whole(read: Callable[[], bytes], uri: str, etag: str, size: int) -> bytes:
+    """What `read` returns, if it has the size that was listed; else it is asked again.
+
+    Raises:
+        ObjectError: at last: `unreadable`, or `changed` where no etag has told that it has not.
+    """
+    for _ in range(MAX_SHORT_ANSWERS):
+        data = read()
+        if len(data) == size or size == UNKNOWN_SIZE:
+            return data
+    if not etag:
+        raise changed(uri)
+    error = f"The store gives {len(data):,} of the {size:,} bytes of {uri}."
+    raise ObjectError("unreadable", error)
 
 
 def check_size(uri: str, size: int, max_bytes: int | None) -> None:

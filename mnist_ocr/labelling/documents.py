@@ -26,5 +26,5 @@ def read_document(output: Store, name: str, decode: Callable[[Any], T], remedy: 
         return None
     except UsageError:  # of the credentials; a ValueError, too
         raise
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DamagedOutputError(f"{output.uri_of(name)} is damaged ({error}). {remedy}") from error

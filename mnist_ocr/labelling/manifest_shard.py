@@ -90,7 +90,7 @@ def decode_shard(data: bytes) -> ManifestShard:
         table.validate(full=True)  # else a wrong offset would have other memory read
         lanes = json.loads((table.schema.metadata or {})[FRONTIER])
         frontier = [Lane(ObjectInfo(*after), until) for *after, until in lanes]
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(str(error)) from error
     if not table.schema.equals(SCHEMA) or not len(table):
         raise ValueError("it has other columns, or no rows")
