@@ -68,7 +68,7 @@ def label(config: LabelConfig, on_progress: Listener = lambda progress: None) ->
     with Lease(root) as lease:
         # another command may have begun it meanwhile, or finished it
         target = find_target(wanted, source, root, config.change)
-        return finish(target, source, model, config, started, lease.guard(on_progress))
+        return finish(target, source, model, config, started, lease, on_progress)
 
 
 def finish(
@@ -77,6 +77,7 @@ def finish(
     model: Model,
     config: LabelConfig | RetryConfig,
     started: float,
+    lease: Lease,
     on_progress: Listener,
 ) -> LabelSummary:
     """Do what a generation lacks, and have readers see it.
@@ -87,25 +88,28 @@ def finish(
         model: Its model.
         config: How many workers to use.
         started: When the command was, by `monotonic`.
+        lease: Of the output.
         on_progress: Is told.
     """
+    on_progress = lease.guard(on_progress)
     if summary := target.read_summary():  # it was killed before the switch
         summary = summary.rest(started)
     else:
         if target.base:
-            unchanged = _record_objects(target, target.base, source, on_progress)
+            unchanged = _record_objects(target, target.base, source, lease, on_progress)
             if unchanged:
                 return unchanged.rest(started)
             target = replace(target, is_new=False)
-        summary = _label_rest(target, model, config, started, on_progress)
+        summary = _label_rest(target, model, config, started, lease, on_progress)
     if not target.is_current:
+        lease.check()
         switch_to(target.root, target.number)
         crash_point("generation-switched")
     return summary
 
 
 def _record_objects(
-    target: Target, base: Store, source: Source, on_progress: Listener
+    target: Target, base: Store, source: Source, lease: Lease, on_progress: Listener
 ) -> LabelSummary | None:
     """Put on record which objects a generation with a base holds.
 
@@ -119,17 +123,20 @@ def _record_objects(
         on_progress(Progress(num_listed=num_objects))
 
     if target.job.redo:
+        lease.check()
         target.begin()
         write_redone(source, base, target.output, target.job.redo, on_object)
         return None
     with find_changes(source, base, on_object) as changes:
         crash_point("changes-found")
         if len(changes.objects):
+            lease.check()
             target.begin()
             changes.write(base, target.output, target.job.shard_size, on_object)
             return None
     logger.info("Nothing under %s is new or has changed.", source.uri)
     if not target.is_new:
+        lease.check()
         delete_generation(target.root, target.number)
     return read_summary(base, LabelSummary)
 
@@ -139,6 +146,7 @@ def _label_rest(
     model: Model,
     config: LabelConfig | RetryConfig,
     started: float,
+    lease: Lease,
     on_progress: Listener,
 ) -> LabelSummary:
     """Label the shards that are not finished, and declare the job complete."""
@@ -150,6 +158,7 @@ def _label_rest(
     num_actors, num_gpus_per_actor = plan_workers(
         config.num_actors, config.num_gpus_per_actor, cluster
     )
+    lease.check()
     target.begin()
 
     earlier = list(read_receipts(output, list(finished.values())))
@@ -179,6 +188,7 @@ def _label_rest(
         num_accepted=sum(receipt.num_accepted for receipt in [*earlier, *receipts]),
     )
     crash_point("all-labelled")
+    lease.check()
     write_summary(output, summary)
     crash_point("success-written")
     return summary

@@ -2,14 +2,15 @@
 
     OUTPUT/_lease/<random>.json    a claim: who, since when, and a count that grows while it lives
 
-A command writes a claim and lists all claims. If its own is the only one, it holds the output;
-else it takes its claim back, and tries again after a while. So two never hold: of two that have
-written, the one that lists last sees both. This asks no more of a store than that a listing shows
-what has been written, which S3, Google Cloud Storage, Azure and file systems promise. S3's
-conditional PUT would not do on other servers, and could not tell who is still alive.
+A command writes a claim and lists all claims. If its own is the only one that lives, it holds the
+output; else it takes its claim back, and tries again after a while under another name. So two never
+hold: of two that have written, the one that lists last sees both. This asks no more of a store than
+that a listing shows what has been written, which S3, Google Cloud Storage, Azure and file systems
+promise. S3's conditional PUT would not do on other servers, and could not tell who is still alive.
 
-A claim whose process is gone from this machine, or whose count stands still, is removed. Nobody's
-clock is compared with another's.
+A claim is dead if its process is gone from this machine, or its count stands still. Nobody's clock
+is compared with another's. A process that was taken for dead and wakes up sees its successor before
+it counts on, and before it writes what cannot be taken back (`check`).
 """
 
 import json
@@ -19,13 +20,15 @@ import platform
 import random
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Thread
 from time import monotonic, sleep
 from typing import Self, TypeVar
 from uuid import uuid4
+from zlib import crc32
 
 from mnist_ocr.crash import crash_point
 from mnist_ocr.errors import ObjectError, UsageError
@@ -36,8 +39,11 @@ FOLDER = "_lease/"
 HEARTBEAT_S = 5.0
 """Between two counts."""
 
-EXPIRY_S = 30.0
-"""Without a count: the holder is dead, or gives up by itself."""
+GIVE_UP_S = 40.0
+"""Between two counts: the holder gives up by itself."""
+
+EXPIRY_S = 60.0
+"""Without a count: the holder is dead, or has given up."""
 
 POLL_S = 0.5
 """Between two tries, more or less: two commands shall not meet for ever."""
@@ -55,28 +61,43 @@ class Claim:
 
     host: str
     machine: str
-    """Within which its process has this number: a boot, and in it a container."""
+    """Within which its process has this number, and can be seen: a boot, a container, a user."""
     pid: int
     started: str
-    """What tells it from a later process of that number."""
+    """What tells it from a later process of that number; "" where that is not known."""
     since: str
     """For people only."""
     count: int = 0
     """Of its heartbeats; 0 while it does not hold yet."""
+    has_ended: bool = False
+    """It holds no more, and could not be deleted."""
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """A claim, also one that is cut or of another version: then it counts by changing."""
+        try:
+            document = json.loads(data)
+            return cls(**{field.name: document[field.name] for field in fields(cls)})
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return cls("an unknown host", "", 0, "", "an unknown time", 1 + crc32(data))
 
     def __str__(self) -> str:
         """Who, and since when."""
         return f"process {self.pid} on {self.host}, since {self.since}"
 
-    @property
-    def is_here(self) -> bool:
-        """Whether its process can be looked for."""
-        return self.machine == _identify_machine()
+    def is_alive(self, first: "Claim") -> bool | None:
+        """Whether its process lives; None where only time can tell.
 
-    @property
-    def has_process(self) -> bool:
-        """Whether it lives, if it is here."""
-        return self.started == _find_start(self.pid)
+        Args:
+            first: The claim as it was when it was first seen.
+        """
+        if self.has_ended:
+            return False
+        if self.machine == _identify_machine():
+            started = _find_start(self.pid)
+            if started is None or (self.started and started):
+                return started == self.started
+        return True if self.count != first.count else None
 
 
 class Lease:
@@ -89,22 +110,27 @@ class Lease:
 
     def __init__(self, output: Store) -> None:
         self._output = output
-        self._name = f"{FOLDER}{uuid4().hex}.json"
+        self._name = ""
         since = datetime.now(UTC).isoformat(" ", "seconds")
         pid = os.getpid()
-        self._claim = Claim(platform.node(), _identify_machine(), pid, _find_start(pid), since)
+        self._claim = Claim(
+            platform.node(), _identify_machine(), pid, _find_start(pid) or "", since
+        )
+        self._dead: set[str] = set()
+        """Claims that this one has outlived."""
         self._is_over = Event()
         self._loss = ""
         self._heart = Thread(target=self._beat, name="lease", daemon=True)
 
     def __enter__(self) -> Self:
         others: dict[str, _Watched] = {}
-        self._write()
-        while not self._is_alone(others):
+        try:
+            while not self._try_to_hold(others):
+                sleep(POLL_S * random.uniform(0.5, 1.5))
+            self._count()
+        except BaseException:
             self._output.delete(self._name)
-            sleep(POLL_S * random.uniform(0.5, 1.5))
-            self._write()
-        self._count()
+            raise
         self._heart.start()
         crash_point("claimed")
         return self
@@ -113,10 +139,23 @@ class Lease:
         self._is_over.set()
         self._heart.join()
         if not self._loss:
-            self._output.delete(self._name)
+            with suppress(OSError, UsageError):
+                self._write(replace(self._claim, has_ended=True))
+        self._output.delete(self._name)
+
+    def check(self) -> None:
+        """Ask the store whether the output is still held, before what cannot be taken back.
+
+        Raises:
+            UsageError: it is not.
+            StorageUnreachableError: the store does not answer.
+        """
+        self._loss = self._loss or self._find_loss()
+        if self._loss:
+            raise UsageError(self._loss)
 
     def guard(self, act: Callable[[T], None]) -> Callable[[T], None]:
-        """The same, if the output is still held.
+        """The same, if the output is still held as far as this process knows.
 
         Raises:
             UsageError: when called: it is not.
@@ -129,92 +168,106 @@ class Lease:
 
         return act_if_held
 
-    def _write(self) -> None:
-        self._output.write(self._name, json.dumps(asdict(self._claim)).encode())
+    def _write(self, claim: Claim) -> None:
+        self._output.write(self._name, json.dumps(asdict(claim)).encode())
 
     def _count(self) -> None:
         self._claim = replace(self._claim, count=self._claim.count + 1)
-        self._write()
+        self._write(self._claim)
 
-    def _is_alone(self, watched: dict[str, "_Watched"]) -> bool:
-        """Whether no other claim is there; the dead ones are removed."""
+    def _try_to_hold(self, watched: dict[str, "_Watched"]) -> bool:
+        """Write a claim, and take it back where another one lives, or may."""
+        self._name = f"{FOLDER}{uuid4().hex}.json"
+        self._write(self._claim)
         others = self._read_others()
         for name, claim in others.items():
             if name not in watched:
-                watched[name] = _Watched(claim.count, monotonic())
-                if not claim.is_here:
-                    logger.info("Waiting whether %s is still at work on the output.", claim)
+                watched[name] = _Watched(claim, monotonic())
             first = watched[name]
-            is_alive = claim.has_process if claim.is_here else claim.count != first.count
-            if claim.count and is_alive:
-                self._output.delete(self._name)
+            is_alive = claim.is_alive(first.claim)
+            if is_alive is None and monotonic() - first.seen_at > EXPIRY_S:
+                is_alive = False
+            if is_alive and claim.count:
                 raise UsageError(
                     f"{self._output.uri} is being written by {claim}. Wait for it, or end it."
                 )
-            has_expired = monotonic() - first.seen_at > EXPIRY_S
-            if not is_alive and (claim.is_here or has_expired):
+            if is_alive is None and not first.is_told:
+                first.is_told = True
+                logger.info("Waiting whether %s is still at work on the output.", claim)
+            if is_alive is False:
+                self._dead.add(name)
                 self._output.delete(name)
-        return not others
+        is_alone = others.keys() <= self._dead
+        if not is_alone:
+            self._output.delete(self._name)
+        return is_alone
 
     def _read_others(self) -> dict[str, Claim]:
         claims = {}
         for page in self._output.list(FOLDER):
             for info in page:
                 if _NAME.fullmatch(info.name) and info.name != self._name:
-                    try:
-                        claims[info.name] = Claim(**self._output.read_as(info.name, json.loads))
-                    except ObjectError:
-                        continue  # taken back meanwhile
+                    with suppress(ObjectError):  # taken back meanwhile
+                        claims[info.name] = Claim.decode(self._output.read(info.name))
         return claims
 
     def _beat(self) -> None:
         counted_at = monotonic()
         while not self._is_over.wait(HEARTBEAT_S) and not self._loss:
+            reason = ""
             try:
-                self._loss = self._find_loss()
-                if not self._loss:
+                loss = self._find_loss()
+                if not loss:
                     self._count()
-                    counted_at = monotonic()
-            except (OSError, ValueError) as error:
-                if monotonic() - counted_at > EXPIRY_S:
-                    self._loss = f"Cannot say any more that {self._output.uri} is in use: {error}"
+            except Exception as error:
+                loss, reason = "", f": {error}"
+            if monotonic() - counted_at > GIVE_UP_S:  # also if it has come through now
+                loss = loss or f"Could not say for long that {self._output.uri} is in use{reason}"
+            if not reason:
+                counted_at = monotonic()
+            self._loss = self._loss or loss
 
     def _find_loss(self) -> str:
-        rival = next((claim for claim in self._read_others().values() if claim.count), None)
+        others = self._read_others()
+        rivals = (others[name] for name in others.keys() - self._dead)
+        rival = next((claim for claim in rivals if claim.count and not claim.has_ended), None)
         if rival is None and self._output.find(self._name):
             return ""
         taker = str(rival) if rival else "another process"
         return f"{self._output.uri} was taken over by {taker}, when this one stood still."
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Watched:
     """How a claim was when it was first seen."""
 
-    count: int
+    claim: Claim
     seen_at: float
+    is_told: bool = False
+    """Whether a person knows what is waited for."""
 
 
 def _identify_machine() -> str:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+        # other users' processes may be hidden
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()} {os.getuid()}"
     except OSError:  # no Linux
         return platform.node()
 
 
-def _find_start(pid: int) -> str:
-    """When a process of this machine started, in whatever unit; "" where it has ended."""
+def _find_start(pid: int) -> str | None:
+    """When a process started, in whatever unit; "" if that is not known, None if it has ended."""
     if Path("/proc/self/stat").exists():
         try:
-            state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
-            return ""
-        return "" if state in "ZX" else fields[18]  # a zombie is dead, until its parent asks
+            return None
+        return None if state in "ZX" else rest[18]  # a zombie is dead, until its parent asks
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
-        return ""
+        return None
     except PermissionError:
         pass
-    return "unknown"
+    return ""

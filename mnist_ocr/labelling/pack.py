@@ -95,7 +95,7 @@ def pack(
     check_input(source)  # when resuming, too: a disk may not be mounted
     with Lease(output) as lease:
         job, is_new = find_job(job, source, output)  # another command may have begun it meanwhile
-        return _pack_rest(config, job, is_new, output, started, lease.guard(on_progress))
+        return _pack_rest(config, job, is_new, output, started, lease, on_progress)
 
 
 def _pack_rest(
@@ -104,6 +104,7 @@ def _pack_rest(
     is_new: bool,
     output: Store,
     started: float,
+    lease: Lease,
     on_progress: Callable[[Progress], None],
 ) -> PackSummary:
     """Pack the shards that are not finished, and declare the job complete."""
@@ -112,6 +113,7 @@ def _pack_rest(
     connect_ray()
     cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     num_actors, _ = plan_workers(config.num_actors, 0.0, cluster)
+    lease.check()
     if is_new:
         write_job(output, job)
 
@@ -122,7 +124,7 @@ def _pack_rest(
     build = partial(_add_packer, job=job, num_actors=num_actors)
     packed = map(PackReceipt.decode, run_shards(job, frozenset(finished), seconds, build))
     listing = ListingMonitor(output, job.shard_size)
-    receipts = list(follow(packed, num_before, listing, on_progress))
+    receipts = list(follow(packed, num_before, listing, lease.guard(on_progress)))
     times = RunTimes(
         seconds=dict(seconds),
         wall_s=monotonic() - packing_started,
@@ -135,6 +137,7 @@ def _pack_rest(
         num_files=sum(receipt.num_files for receipt in [*earlier, *receipts]),
         packed_bytes=sum(receipt.packed_bytes for receipt in [*earlier, *receipts]),
     )
+    lease.check()
     write_summary(output, summary)
     return summary
 

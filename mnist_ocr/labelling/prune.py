@@ -8,16 +8,16 @@ import os
 import re
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from mnist_ocr.ahead import MAX_THREADS
 from mnist_ocr.crash import crash_point
 from mnist_ocr.errors import UsageError
-from mnist_ocr.labelling import manifest_shard
 from mnist_ocr.labelling.config import PruneConfig
 from mnist_ocr.labelling.generations import (
+    CURRENT,
     FOLDER,
     find_current,
     generation_uri,
@@ -26,11 +26,17 @@ from mnist_ocr.labelling.generations import (
 )
 from mnist_ocr.labelling.job import JOB, Job, read_job
 from mnist_ocr.labelling.lease import Lease
+from mnist_ocr.labelling.manifest import PART_NAME
+from mnist_ocr.labelling.manifest_shard import COMPLETE, SHARD_NAME
+from mnist_ocr.labelling.manifest_shard import FOLDER as MANIFEST
 from mnist_ocr.labelling.summary import SUCCESS
 from mnist_ocr.storage import ObjectInfo, Store, is_local
 
-_FIRST_FILE = re.compile(rf"(?:part-|{manifest_shard.FOLDER}).*|{JOB}|{SUCCESS}")
-"""Of generation 0, which has the folder to itself with nobody but the others."""
+_FIRST_FILE = re.compile(
+    rf"{PART_NAME.pattern}|{SHARD_NAME.pattern}|{COMPLETE}|{JOB}|{SUCCESS}"
+    rf"|(?:{MANIFEST})?\.[^/]*\.tmp"
+)
+"""Of generation 0, whose folder may hold what is not ours."""
 
 _OTHER_FILE = re.compile(rf"{FOLDER}(\d{{4,}})/.*", re.S)
 
@@ -58,16 +64,12 @@ def prune(config: PruneConfig) -> Pruning:
         StorageUnreachableError: the store does not answer; the same command goes on.
     """
     root = open_root(config.output_uri)
-    with nullcontext() if config.dry_run else Lease(root):
-        current = find_current(root)
-        if not read_job(open_generation(root, current), Job):
-            raise UsageError(
-                f"{root.uri} holds no labelling job: there is no {JOB}. Check the path."
-            )
-        generations = _list_generations(root)
-        generations.pop(current, None)
-        if not config.dry_run:
+    current, generations = _find_old(root)
+    if not config.dry_run:
+        with Lease(root) as lease:
+            current, generations = _find_old(root)
             for number, infos in generations.items():
+                lease.check()
                 _delete(root, number, [info.name for info in infos])
     infos = [info for infos in generations.values() for info in infos]
     return Pruning(
@@ -78,6 +80,23 @@ def prune(config: PruneConfig) -> Pruning:
         sum(info.size for info in infos),
         config.dry_run,
     )
+
+
+def _find_old(root: Store) -> tuple[int, dict[int, list[ObjectInfo]]]:
+    """The current generation's number, and the files of the others."""
+    current = find_current(root)
+    if not read_job(open_generation(root, current), Job):
+        raise UsageError(f"{root.uri} holds no labelling job: there is no {JOB}. Check the path.")
+    generations = _list_generations(root)
+    generations.pop(current, None)
+    for number in generations:
+        if number > current and open_generation(root, number).find(SUCCESS):
+            raise UsageError(
+                f"{generation_uri(root.uri, number)} is finished, and newer than the one that is "
+                f"read. Run the command that made it again, which switches to it; or write its "
+                f"number into {root.uri_of(CURRENT)}."
+            )
+    return current, generations
 
 
 def delete_generation(root: Store, number: int) -> None:
@@ -114,6 +133,6 @@ def _delete(root: Store, number: int, names: list[str]) -> None:
             "right to delete there (s3:DeleteObject), then run the same command again."
         )
     if is_local(root.uri):  # whose empty folders stay
-        for path, _, _ in os.walk(root.uri_of(folder or manifest_shard.FOLDER), topdown=False):
+        for path, _, _ in os.walk(root.uri_of(folder or MANIFEST), topdown=False):
             with suppress(OSError):
                 Path(path).rmdir()

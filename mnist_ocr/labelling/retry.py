@@ -57,7 +57,7 @@ def retry(
         check_same_job(job, wanted)
         check_input(source)
         target = find_next(replace(wanted, base=number, redo=redo), source, root, number)
-        return finish(target, source, model, config, started, lease.guard(on_progress))
+        return finish(target, source, model, config, started, lease, on_progress)
 
 
 def _read_current(root: Store) -> tuple[int, Job, LabelSummary]:

@@ -210,12 +210,26 @@ def test_pruning_what_is_no_output_is_refused(root: Store, tmp_path: Path) -> No
     assert names_in(tmp_path) == ["part-1.txt"]
 
 
+def test_finished_generation_that_is_newer_is_not_pruned(root: Store, tmp_path: Path) -> None:
+    """It lacks the switch only; so does a path that holds no job get nothing written into it."""
+    write_generation(root, 0)
+    write_generation(root, 1)
+    with pytest.raises(UsageError, match=r"_generations/0001 is finished, and newer"):
+        prune.prune(PruneConfig(str(tmp_path)))
+    assert root.find("_SUCCESS")
+    (tmp_path / "typo").mkdir()
+    with pytest.raises(UsageError, match="holds no labelling job"):
+        prune.prune(PruneConfig(str(tmp_path / "typo")))
+    assert not list((tmp_path / "typo").iterdir())
+
+
 def test_files_that_may_not_be_deleted_are_said(
     root: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A store lets such a file be."""
     write_generation(root, 0)
     write_generation(root, 1)
+    generations.switch_to(root, 1)
     delete = type(root).delete
 
     def refuse(store: Store, name: str) -> None:

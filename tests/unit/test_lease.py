@@ -33,7 +33,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The seconds of a lease, a hundred times shorter."""
     monkeypatch.setattr(lease, "POLL_S", 0.01)
     monkeypatch.setattr(lease, "HEARTBEAT_S", 0.05)
-    monkeypatch.setattr(lease, "EXPIRY_S", 0.5)
+    monkeypatch.setattr(lease, "GIVE_UP_S", 0.4)
+    monkeypatch.setattr(lease, "EXPIRY_S", 0.6)
 
 
 def write_claim(output: Store, claim: Claim, name: str = "0" * 32) -> str:
@@ -178,5 +179,88 @@ def test_store_that_is_away_for_long_ends_the_holder(
         is_away.clear()
         act("still held")
         is_away.set()
-        with pytest.raises(UsageError, match="Cannot say any more"):
+        with pytest.raises(UsageError, match="Could not say for long"):
             act_for_long(act)
+
+
+def test_claims_that_cannot_be_deleted_hold_up_nobody(
+    output: Store, zombie: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A role may write and not delete: neither a crash nor a clean end blocks the next command."""
+    monkeypatch.setattr(LocalStore, "delete", lambda *_: None)
+    write_claim(output, replace(HERE, pid=zombie, count=7))
+    for _ in range(3):
+        with Lease(output) as held:
+            held.check()
+    assert len(list_claims(output)) == 4
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"version": 2}', b"[" * 99_999])
+def test_claim_that_cannot_be_read_counts_by_changing(output: Store, content: bytes) -> None:
+    """It may be of another version: it is respected until it has stood still."""
+    name = f"{lease.FOLDER}{'0' * 32}.json"
+    output.write(name, content)
+    began = time.monotonic()
+    with Lease(output) as held:
+        assert time.monotonic() - began >= lease.EXPIRY_S
+        output.write(f"{lease.FOLDER}{'1' * 32}.json", content)
+        with pytest.raises(UsageError, match="taken over by process 0 on an unknown host"):
+            act_for_long(held.guard(print))
+
+
+def test_claim_is_taken_back_when_entering_fails(
+    output: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a notebook the process lives on, and would be waited for."""
+    write_claim(output, ELSEWHERE)
+
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    for entering in ("list", "sleep"):
+        with monkeypatch.context() as patch:
+            if entering == "list":
+                patch.setattr(LocalStore, "list", lambda *_: interrupt(0))
+            else:
+                patch.setattr(lease, "sleep", interrupt)
+            with pytest.raises(KeyboardInterrupt), Lease(output):
+                pass
+        assert list_claims(output) == [f"{lease.FOLDER}{'0' * 32}.json"]
+
+
+def test_count_that_came_through_too_late_is_a_loss(
+    output: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others may have taken the holder for dead meanwhile; its claim goes with it."""
+    write = LocalStore.write
+
+    with Lease(output) as held:
+
+        def write_slowly(store: LocalStore, name: str, data: bytes) -> None:
+            time.sleep(2 * lease.GIVE_UP_S)
+            write(store, name, data)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalStore, "write", write_slowly)
+            with pytest.raises(UsageError, match="Could not say for long"):
+                act_for_long(held.guard(lambda _: None))
+    assert not list_claims(output)
+
+
+def test_holder_that_wakes_up_asks_before_it_writes(output: Store) -> None:
+    """What cannot be taken back is not written on a guess."""
+    with Lease(output) as held:
+        held.check()
+        (name,) = list_claims(output)
+        output.delete(name)
+        write_claim(output, replace(ELSEWHERE, count=1))
+        with pytest.raises(UsageError, match=r"was taken over by process .* on elsewhere"):
+            held.check()
+
+
+def test_outlived_claim_that_comes_late_is_no_rival(output: Store) -> None:
+    """The last count of a process that is dead may arrive when its successor is at work."""
+    name = write_claim(output, replace(ELSEWHERE, count=7))
+    with Lease(output) as held:
+        write_claim(output, replace(ELSEWHERE, count=8), name=name[7:39])
+        held.check()
