@@ -57,7 +57,12 @@ class FsspecStore(Store):
         """Pages of objects, from one complete listing."""
         try:
             self._filesystem.invalidate_cache()  # others write, too
-            found = self._filesystem.find(self._root, detail=True)
+            folder = prefix[: prefix.rfind("/") + 1]
+            found = self._filesystem.find(f"{self._root}/{folder}".rstrip("/"), detail=True)
+        except FileNotFoundError as error:
+            if not folder:
+                raise self._failed("list", error) from None
+            found = {}
         except Exception as error:
             raise self._failed("list", error) from None
         infos = sorted(

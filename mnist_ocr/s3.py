@@ -16,7 +16,6 @@ from typing import Any
 
 import obstore
 from botocore.exceptions import ClientError, IncompleteReadError
-from obstore.exceptions import BaseError
 
 from mnist_ocr.ahead import call_ahead, cut_into_blocks
 from mnist_ocr.errors import ObjectError, UsageError
@@ -188,9 +187,12 @@ class S3Store(Store):
         )
 
     def delete(self, name: str) -> None:
-        """One DELETE."""
-        with contextlib.suppress(FileNotFoundError, BaseError):
-            obstore.delete(self._requests.clients.obstore, self._folder + name)
+        """One DELETE, repeated while the store fails."""
+        with contextlib.suppress(FileNotFoundError, UsageError, ConnectionError):
+            self._requests.send(
+                lambda clients: obstore.delete(clients.obstore, self._folder + name),
+                lambda error: self._errors.for_folder("delete", error),
+            )
 
 
 def check_range(data: bytes, content_range: str) -> None:

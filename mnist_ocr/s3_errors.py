@@ -86,7 +86,8 @@ class ErrorSorter:
         if code in FORBIDDEN_CODES or isinstance(
             error, (PermissionDeniedError, UnauthenticatedError)
         ):
-            right = {"list": "s3:ListBucket", "read": "s3:GetObject", "write": "s3:PutObject"}[verb]
+            rights = {"list": "List", "read": "Get", "write": "Put", "delete": "Delete"}
+            right = f"s3:{rights[verb]}{'Bucket' if verb == 'list' else 'Object'}"
             return UsageError(
                 f"These credentials may not {verb} {self.uri} ({code or 'forbidden'}). "
                 f"Give them {right}."

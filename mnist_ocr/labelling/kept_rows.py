@@ -42,6 +42,8 @@ def read_kept(job: Job, shard: int, manifest: ManifestShard) -> pa.Table:
         if error.status != "missing":
             raise
         return NONE  # of objects that are new
+    if len(old.table) != len(manifest.table):
+        return NONE  # a manifest that was lost, and listed anew
     rows = read_rows(base, shard)
     is_kept = pc.invert(pc.is_in(rows["status"].cast(pa.string()), pa.array(job.redo, pa.string())))
     for column in ("path", "size", "etag"):

@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from time import monotonic
 
@@ -32,7 +33,7 @@ from mnist_ocr.labelling.report import Progress
 from mnist_ocr.labelling.shards import read_receipts
 from mnist_ocr.labelling.sources import Source
 from mnist_ocr.labelling.summary import LabelSummary, add_up, read_summary, write_summary
-from mnist_ocr.labelling.targets import Target, find_target
+from mnist_ocr.labelling.targets import OtherGenerationError, Target, find_target
 from mnist_ocr.labelling.update import find_changes
 from mnist_ocr.session import connect_ray
 from mnist_ocr.storage import Store
@@ -58,10 +59,11 @@ def label(config: LabelConfig, on_progress: Listener = lambda progress: None) ->
     root = open_root(config.output_uri)
     model = load_model(config.model_uri)
     wanted = describe_job(config, model, source, root)
-    target = find_target(wanted, source, root, config.change)
-    if target.is_current and (summary := target.read_summary()):
-        logger.info("%s is complete: nothing left to do.", root.uri)
-        return summary.rest(started)
+    with suppress(OtherGenerationError):  # of a command that runs, as its lease tells
+        target = find_target(wanted, source, root, config.change)
+        if target.is_current and (summary := target.read_summary()):
+            logger.info("%s is complete: nothing left to do.", root.uri)
+            return summary.rest(started)
     if wanted.threshold is None:
         logger.warning("%s", explain_no_threshold(config.max_risk, model.info.calibration))
     check_input(source)  # when resuming, too: a disk may not be mounted
@@ -161,7 +163,7 @@ def _label_rest(
     lease.check()
     target.begin()
 
-    earlier = list(read_receipts(output, list(finished.values())))
+    earlier = list(read_receipts(output, job.job_id, list(finished.values())))
     num_before = sum(receipt.num_images for receipt in earlier)
     seconds = Counter[str]()
     labelling_started = monotonic()

@@ -59,8 +59,13 @@ def write_manifest(
             f"{output.uri} holds rows and has lost {COMPLETE}. Remove this unfinished generation "
             "(mnist-ocr prune), and run the same command again."
         )
-    for name in [info.name for page in output.list(FOLDER) for info in page]:
+    for name in _list_manifest(output):
         output.delete(name)  # of a run that was cut off, and whose objects may be others
+    if left := _list_manifest(output):
+        raise UsageError(
+            f"Cannot delete {output.uri_of(left[0])}, which a run that was cut off has left. Give "
+            "the right to delete there (s3:DeleteObject), then run the same command again."
+        )
     numbers = count()
     writes = (
         (SHARD_BYTES, partial(_write_shard, output, next(numbers), table)) for table in tables
@@ -73,6 +78,10 @@ def write_manifest(
     crash_point("manifest-rewritten")
     output.write(COMPLETE, json.dumps(totals).encode())
     crash_point("manifest-complete")
+
+
+def _list_manifest(output: Store) -> list[str]:
+    return [info.name for page in output.list(FOLDER) for info in page]
 
 
 def _write_shard(output: Store, shard: int, table: pa.Table) -> int:

@@ -87,7 +87,10 @@ def _look_up(source: Source, info: ObjectInfo) -> ObjectInfo:
     if locator.position or locator.status or not locator.etag:
         return info
     store, name = source.locate(info.name)
-    found = store.find(name)
+    try:
+        found = store.find(name)
+    except UsageError:  # it may be read without the right to list
+        found = None
     if found is None:
         return info
     return info._replace(size=found.size, etag=locator._replace(etag=found.etag).encode())

@@ -191,11 +191,11 @@ def _identify(job: Job) -> dict[str, str | None]:
     }
 
 
-def read_receipts(output: Store, parts: Sequence[ObjectInfo]) -> Iterator[Receipt]:
+def read_receipts(output: Store, job_id: str, parts: Sequence[ObjectInfo]) -> Iterator[Receipt]:
     """The receipts of shards that earlier runs finished, out of the ends of their files.
 
     Raises:
-        DamagedOutputError: the end of a file is damaged.
+        DamagedOutputError: the end of a file is damaged, or it is of another job.
         ObjectError: it cannot be read.
     """
     starts = [max(info.size - MAX_FOOTER_BYTES, 0) for info in parts]
@@ -207,7 +207,10 @@ def read_receipts(output: Store, parts: Sequence[ObjectInfo]) -> Iterator[Receip
         if isinstance(footer, ObjectError):
             raise footer
         try:
-            receipt = Receipt.decode(read_metadata(footer)["receipt"])
+            metadata = read_metadata(footer)
+            if metadata["job_id"] != job_id:
+                raise ValueError("it is of another job")
+            receipt = Receipt.decode(metadata["receipt"])
         except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
             raise DamagedOutputError(
                 f"{output.uri_of(info.name)} is damaged: {error}. Delete it and run the same "

@@ -12,6 +12,10 @@ from mnist_ocr.labelling.summary import LabelSummary, read_summary
 from mnist_ocr.storage import Store
 
 
+class OtherGenerationError(UsageError):
+    """Another generation has been begun, by a command that runs or was cut off."""
+
+
 @dataclass(frozen=True)
 class Target:
     """A generation that is to be finished."""
@@ -71,18 +75,18 @@ def find_next(wanted: Job, source: Source, root: Store, current: int) -> Target:
     """The generation behind the current one, whether begun or not.
 
     Raises:
-        UsageError: another one has been begun.
+        OtherGenerationError: another one has been begun.
     """
     output = open_generation(root, current + 1)
     wanted = replace(wanted, output_uri=output.uri)
     recorded = read_job(output, Job)
     if not recorded and (left := _find_file(root, current + 1)):
-        raise UsageError(
+        raise OtherGenerationError(
             f"{root.uri_of(left)} is left of a generation that was deleted. Delete the rest, too: "
             f"mnist-ocr prune {root.uri}"
         )
     if recorded and recorded.generation_fingerprint != wanted.generation_fingerprint:
-        raise UsageError(
+        raise OtherGenerationError(
             f"{output.uri} is a generation that another command has begun. Run that command again, "
             f"or remove what it has done: mnist-ocr prune {root.uri}"
         )

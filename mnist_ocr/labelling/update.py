@@ -17,11 +17,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mnist_ocr.errors import UsageError
+from mnist_ocr.errors import DamagedOutputError, UsageError
 from mnist_ocr.labelling.lanes import Lane, Listing
 from mnist_ocr.labelling.locator import Locator
 from mnist_ocr.labelling.manifest import SPLIT_AT, SPLIT_INTERVAL, read_totals, size_of_shard
-from mnist_ocr.labelling.manifest_shard import SCHEMA, tabulate
+from mnist_ocr.labelling.manifest_shard import COMPLETE, SCHEMA, tabulate
 from mnist_ocr.labelling.new_manifest import (
     LISTED_SCHEMA,
     read_shards,
@@ -61,7 +61,8 @@ class Changes:
         write_manifest(output, self._make_shards(base, shard_size), on_shard)
 
     def _make_shards(self, base: Store, shard_size: int) -> Iterator[pa.Table]:
-        hashes = _hash(self.objects["path"].to_pylist())
+        batches = self.objects.to_batches()  # not all paths at once
+        hashes = np.concatenate([_hash(batch["path"].to_pylist()) for batch in batches])
         order = np.argsort(hashes, kind="stable")
         hashes = hashes[order]
         num_taken = np.zeros(len(hashes), np.int32)  # of those with the same path, at the first
@@ -150,7 +151,11 @@ def _append(writer: pa.ipc.RecordBatchFileWriter, table: pa.Table) -> None:
 def _read_known(base: Store) -> Hashes:
     """The sorted hashes of a generation's objects."""
     totals = read_totals(base)
-    assert totals, "the base is finished"
+    if not totals:
+        raise DamagedOutputError(
+            f"{base.uri_of(COMPLETE)} is missing. Delete {base.uri_of('_SUCCESS')} and run the "
+            "command without --update, which lists what is missing; then update."
+        )
     known, end = np.empty(totals["num_images"], HASH), 0
     for shard in read_shards(base):
         start, end = end, end + len(shard.table)

@@ -118,7 +118,7 @@ def test_shard_of_both_is_in_order(job: Job, shard: ManifestShard, root: Store) 
     assert receipt.statuses == {"ok": 3, "corrupt": 1}
     assert (receipt.num_images, receipt.num_read, receipt.num_accepted) == (4, 2, 3)
     (info,) = manifest.list_finished_shards(output).values()
-    assert list(read_receipts(output, [info])) == [receipt]
+    assert list(read_receipts(output, "second", [info])) == [receipt]
 
 
 def test_damaged_base_is_said(job: Job, shard: ManifestShard, tmp_path: Path) -> None:

@@ -98,7 +98,8 @@ def parts(tmp_path: Path) -> LocalStore:
         receipt = Receipt(shard, num_rows, 0, {"ok": num_rows}, Traffic(num_requests=num_rows))
         noise = np.random.default_rng(0).bytes(8 * num_rows)
         table = pa.table({"id": np.frombuffer(noise, np.int64)})
-        store.write(manifest.part_name(shard), encode_table(table, {"receipt": receipt.encode()}))
+        metadata = {"job_id": "this", "receipt": receipt.encode()}
+        store.write(manifest.part_name(shard), encode_table(table, metadata))
     return store
 
 
@@ -111,7 +112,7 @@ def test_receipts_are_read_from_the_ends_of_files(parts: LocalStore) -> None:
     parts.read_ranges = lambda ranges: (
         requests.extend(ranges) or LocalStore.read_ranges(parts, ranges)
     )
-    receipts = list(read_receipts(parts, list(finished.values())))
+    receipts = list(read_receipts(parts, "this", list(finished.values())))
     assert [(r.shard, r.num_images, r.statuses) for r in receipts] == [
         (0, 10, {"ok": 10}),
         (1, 60_000, {"ok": 60_000}),
@@ -126,7 +127,7 @@ def test_damaged_file_is_named_with_the_remedy(parts: LocalStore) -> None:
         parts.write(name, content)
         finished = manifest.list_finished_shards(parts)
         with pytest.raises(UsageError, match=rf"{name} is damaged: .* Delete it and run"):
-            list(read_receipts(parts, list(finished.values())))
+            list(read_receipts(parts, "this", list(finished.values())))
 
 
 def test_copy_of_another_part_cannot_pass_for_finished(parts: LocalStore) -> None:
@@ -134,4 +135,11 @@ def test_copy_of_another_part_cannot_pass_for_finished(parts: LocalStore) -> Non
     parts.write(manifest.part_name(1), parts.read(manifest.part_name(0)))
     finished = manifest.list_finished_shards(parts)
     with pytest.raises(DamagedOutputError, match=r"00000001\.parquet is a copy of part-00000000"):
-        list(read_receipts(parts, list(finished.values())))
+        list(read_receipts(parts, "this", list(finished.values())))
+
+
+def test_part_of_another_job_cannot_pass_for_finished(parts: LocalStore) -> None:
+    """A worker of a generation that was pruned may come late."""
+    finished = manifest.list_finished_shards(parts)
+    with pytest.raises(DamagedOutputError, match=r"it is of another job\. Delete it"):
+        list(read_receipts(parts, "other", list(finished.values())))
