@@ -29,4 +29,5 @@ def crash_point(step: str) -> None:
     if name == step:
         _reached[step] += 1
         if _reached[step] == int(number):
+            os.write(2, f"{VARIABLE}={wanted}\n".encode())  # of workers in Ray's logs
             os.kill(os.getpid(), signal.SIGKILL)

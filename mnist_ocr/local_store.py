@@ -3,7 +3,7 @@
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from secrets import token_hex
 
@@ -132,6 +132,16 @@ class LocalStore(Store):
 
     def write(self, name: str, data: bytes) -> None:
         """Write a temporary file beside the target, flush it to the disk, and rename it."""
+        self._write(name, data, Path.replace)
+
+    def create(self, name: str, data: bytes) -> None:
+        """The same, but with a link, of which one of two that try succeeds."""
+        try:
+            self._write(name, data, _link)
+        except FileExistsError:
+            self._check_same(name, data)
+
+    def _write(self, name: str, data: bytes, move: Callable[[Path, Path], object]) -> None:
         target = Path(self.uri, name)
         temporary = target.with_name(f".{target.name}.{token_hex(8)}.tmp")
         try:
@@ -141,7 +151,7 @@ class LocalStore(Store):
                 file.flush()
                 os.fsync(file.fileno())
             crash_point("temporary-written")
-            temporary.replace(target)
+            move(temporary, target)
             folder = os.open(target.parent, os.O_RDONLY)
             try:
                 os.fsync(folder)  # makes the rename itself durable
@@ -150,6 +160,8 @@ class LocalStore(Store):
         except OSError as error:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+            if isinstance(error, FileExistsError):
+                raise
             raise UsageError(
                 f"Cannot write {target}: {error.strerror}. Make room or pass another folder."
             ) from error
@@ -158,6 +170,24 @@ class LocalStore(Store):
         """Unlink a file."""
         with contextlib.suppress(OSError):
             Path(self.uri, name).unlink()
+
+
+def _link(temporary: Path, target: Path) -> None:
+    """Give a file its name, if nothing has it.
+
+    Raises:
+        FileExistsError: something has.
+    """
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if target.exists():
+            raise FileExistsError(target) from None
+        temporary.replace(target)
+    else:
+        temporary.unlink()
 
 
 def _etag(status: os.stat_result) -> str:

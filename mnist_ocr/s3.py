@@ -16,12 +16,18 @@ from typing import Any
 
 import obstore
 from botocore.exceptions import ClientError, IncompleteReadError
+from obstore.exceptions import (
+    AlreadyExistsError,
+    GenericError,
+    NotSupportedError,
+    PreconditionError,
+)
 
 from mnist_ocr.ahead import call_ahead, cut_into_blocks
 from mnist_ocr.errors import ObjectError, UsageError
 from mnist_ocr.pacing import MAX_IN_FLIGHT
 from mnist_ocr.s3_clients import S3Clients
-from mnist_ocr.s3_errors import ErrorSorter, error_code
+from mnist_ocr.s3_errors import ErrorSorter, error_code, is_unknown_to_server
 from mnist_ocr.s3_listing import read_page
 from mnist_ocr.s3_requests import RETRY_TIMEOUT_S, S3Requests
 from mnist_ocr.storage import (
@@ -185,6 +191,25 @@ class S3Store(Store):
             ),
             lambda error: self._errors.for_folder("write", error),
         )
+
+    def create(self, name: str, data: bytes) -> None:
+        """A conditional PUT, or a plain one where the server knows none."""
+        key = self._folder + name
+
+        def send(clients: S3Clients) -> bool:
+            """Whether it was written."""
+            try:
+                obstore.put(clients.obstore, key, data, mode="create", use_multipart=False)
+            except (AlreadyExistsError, PreconditionError):
+                return False  # maybe by a request whose answer was lost
+            except (NotSupportedError, GenericError) as error:
+                if not isinstance(error, NotSupportedError) and not is_unknown_to_server(error):
+                    raise
+                obstore.put(clients.obstore, key, data, use_multipart=False)
+            return True
+
+        if not self._requests.send(send, lambda error: self._errors.for_folder("write", error)):
+            self._check_same(name, data)
 
     def delete(self, name: str) -> None:
         """One DELETE, repeated while the store fails."""

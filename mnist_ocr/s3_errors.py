@@ -131,6 +131,11 @@ def is_outage(error: Exception) -> bool:
     return isinstance(error, PASSING) and not is_region_wrong(error)
 
 
+def is_unknown_to_server(error: Exception) -> bool:
+    """Whether the server does not know what is asked for: not every one has all that S3 has."""
+    return _status(error) == 501 or error_code(error) == "NotImplemented"
+
+
 def is_region_wrong(error: Exception) -> bool:
     """Whether the bucket may lie in another region than the one asked."""
     return error_code(error) in REGION_CODES or "incorrectly configured region" in str(error)

@@ -154,6 +154,24 @@ class Store(ABC):
             StorageUnreachableError: the store does not answer.
         """
 
+    def create(self, name: str, data: bytes) -> None:
+        """Write an object that is not there; the same content may be.
+
+        Where a store has no conditional PUT, two that write at the same moment are not told apart.
+
+        Raises:
+            FileExistsError: another one is.
+            Else as `write`.
+        """
+        if self.find(name):
+            self._check_same(name, data)
+        else:
+            self.write(name, data)
+
+    def _check_same(self, name: str, data: bytes) -> None:
+        if self.read(name) != data:
+            raise FileExistsError(f"{self.uri_of(name)} is there already.")
+
     @abstractmethod
     def delete(self, name: str) -> None:
         """Delete an object; one that is not there, or may not be deleted, is let be."""

@@ -126,6 +126,7 @@ def ray_session(rclone_server: S3Server, tmp_path_factory: pytest.TempPathFactor
             "local", num_cpus=2, num_gpus=1, include_dashboard=False, logging_level="ERROR"
         )
         patch.setenv("RAY_ADDRESS", context.address_info["address"])  # for commands that tests run
+        patch.setenv("TEST_RAY_LOGS", f"{context.address_info['session_dir']}/logs")
         yield context.address_info["address"]
         ray.shutdown()
 

@@ -1,4 +1,4 @@
-"""The JSON documents of an output: `_job.json`, `_SUCCESS` and `_manifest/complete.json`."""
+"""Files of an output that are written once, and its JSON documents."""
 
 import json
 from collections.abc import Callable
@@ -28,3 +28,18 @@ def read_document(output: Store, name: str, decode: Callable[[Any], T], remedy: 
         raise
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DamagedOutputError(f"{output.uri_of(name)} is damaged ({error}). {remedy}") from error
+
+
+def create(output: Store, name: str, data: bytes) -> None:
+    """Write what is never written again.
+
+    Raises:
+        UsageError: another command has written it meanwhile.
+    """
+    try:
+        output.create(name, data)
+    except FileExistsError as error:
+        raise UsageError(
+            f"{output.uri_of(name)} was written by another command meanwhile. Wait for that one, "
+            "then run the same command again."
+        ) from error

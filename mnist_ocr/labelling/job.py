@@ -11,7 +11,7 @@ from mnist_ocr.digits.model import Model, package_versions
 from mnist_ocr.errors import UsageError
 from mnist_ocr.labelling import lease
 from mnist_ocr.labelling.config import LabelConfig
-from mnist_ocr.labelling.documents import read_document
+from mnist_ocr.labelling.documents import create, read_document
 from mnist_ocr.labelling.sources import Source
 from mnist_ocr.storage import Store, is_local
 
@@ -179,4 +179,4 @@ def check_same_job(recorded: ShardJob, wanted: ShardJob) -> None:
 
 def write_job(output: Store, job: ShardJob) -> None:
     """Put the job on record."""
-    output.write(JOB, json.dumps(asdict(job), indent=2).encode())
+    create(output, JOB, json.dumps(asdict(job), indent=2).encode())

@@ -16,7 +16,7 @@ from itertools import islice
 
 from mnist_ocr.crash import crash_point
 from mnist_ocr.errors import DamagedOutputError, ObjectError, UsageError
-from mnist_ocr.labelling.documents import read_document
+from mnist_ocr.labelling.documents import create, read_document
 from mnist_ocr.labelling.lanes import Lane, Listing
 from mnist_ocr.labelling.manifest_shard import (
     COMPLETE,
@@ -95,7 +95,7 @@ def iterate_shards(source: Source, output: Store, *, shard_size: int) -> Generat
                 break
             data = encode_rows(tabulate(source, next_id, rows, listing.frontier))
             crash_point("shard-listed")
-            output.write(shard_name(next_shard), data)
+            create(output, shard_name(next_shard), data)
             crash_point("shard-recorded")
             yield next_shard
             next_shard, next_id = next_shard + 1, next_id + len(rows)
@@ -103,7 +103,7 @@ def iterate_shards(source: Source, output: Store, *, shard_size: int) -> Generat
         raise UsageError(f"No objects under {source.uri} any more: it was emptied, or unmounted.")
     totals = {"num_shards": next_shard, "num_images": next_id}
     crash_point("listing-ended")
-    output.write(COMPLETE, json.dumps(totals).encode())
+    create(output, COMPLETE, json.dumps(totals).encode())
     crash_point("listing-recorded")
 
 

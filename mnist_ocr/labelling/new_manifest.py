@@ -14,6 +14,7 @@ import pyarrow as pa
 from mnist_ocr.ahead import call_in_blocks
 from mnist_ocr.crash import crash_point
 from mnist_ocr.errors import UsageError
+from mnist_ocr.labelling.documents import create
 from mnist_ocr.labelling.manifest import list_finished_shards, list_shards
 from mnist_ocr.labelling.manifest_shard import (
     COMPLETE,
@@ -76,7 +77,7 @@ def write_manifest(
         on_shard(num_images)
     totals = {"num_shards": next(numbers), "num_images": num_images}
     crash_point("manifest-rewritten")
-    output.write(COMPLETE, json.dumps(totals).encode())
+    create(output, COMPLETE, json.dumps(totals).encode())
     crash_point("manifest-complete")
 
 
@@ -85,7 +86,7 @@ def _list_manifest(output: Store) -> list[str]:
 
 
 def _write_shard(output: Store, shard: int, table: pa.Table) -> int:
-    output.write(shard_name(shard), encode_rows(table))
+    create(output, shard_name(shard), encode_rows(table))
     crash_point("manifest-shard-rewritten")
     return len(table)
 

@@ -36,6 +36,11 @@ class FaultyProxy:
     _seen: Counter[str] = field(default_factory=Counter)
     _open: set[asyncio.StreamWriter] = field(default_factory=set)
 
+    def disturb(self, seed: int, faults: tuple[str, ...], rate: float) -> None:
+        """Begin anew with other faults."""
+        self.seed, self.faults, self.rate = seed, faults, rate
+        self._seen.clear()
+
     def draw(self, method: str, path: str) -> tuple[str, random.Random]:
         """The fate of a request, and numbers for its details."""
         key = f"{method} {path}"
@@ -88,7 +93,7 @@ class FaultyProxy:
         if fault == "stall":
             await asyncio.sleep(numbers.uniform(0, MAX_STALL_S))
         async with self._forward(method, head + body) as (head, content):
-            return await disturb(writer, fault, numbers, head, content)
+            return await pass_on(writer, fault, numbers, head, content)
 
     @asynccontextmanager
     async def _forward(self, method: str, request: bytes) -> AsyncIterator[tuple[bytes, bytes]]:
@@ -113,7 +118,7 @@ class FaultyProxy:
             writer.close()
 
 
-async def disturb(
+async def pass_on(
     writer: asyncio.StreamWriter, fault: str, numbers: random.Random, head: bytes, content: bytes
 ) -> bool:
     """Pass an answer on, more or less; whether the connection may be used again."""

@@ -152,10 +152,11 @@ class Nodes:
         while len(self._nodes) < 2:
             self._nodes.append(self._cluster.add_node(num_cpus=1, num_gpus=1))
 
-    def lose(self) -> None:
-        """One is gone without a word."""
-        if self._nodes:
+    def lose(self) -> bool:
+        """One is gone without a word, if there is one."""
+        if has_node := bool(self._nodes):
             self._cluster.remove_node(self._nodes.pop(), allow_graceful=False)
+        return has_node
 
     def shutdown(self) -> None:
         """End all processes."""
@@ -220,7 +221,7 @@ class Runner:
         if any(event.kind == "crash point" for event in events):
             step = f"{numbers.choice(CRASH_STEPS)}:{numbers.randint(1, 4)}"
             environment["MNIST_OCR_CRASH_AT"] = step
-            self.done["crash point"] += 1
+            self.done["crash point armed"] += 1
         variables = {"AWS_ENDPOINT_URL": self.proxy.endpoint}
         config = {"runtime_env": {"env_vars": variables}}
         environment["RAY_JOB_CONFIG_JSON_ENV_VAR"] = json.dumps(config)
@@ -261,7 +262,7 @@ class Runner:
         if kind == "driver killed":
             os.kill(pid, signal.SIGKILL)
         elif kind == "node lost":
-            self.nodes.lose()
+            return self.nodes.lose()
         elif kind == "clock jump":
             self.clock.set(numbers.choice([-7200, -60, 60, 7200]))
         elif kind == "disk full":

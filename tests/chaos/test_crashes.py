@@ -97,6 +97,12 @@ def run_until(step: str, number: int, *arguments: str) -> subprocess.CompletedPr
     )
 
 
+def count_deaths(step: str, number: int) -> int:
+    """Of workers, by what they last wrote into Ray's logs."""
+    logs = Path(os.environ["TEST_RAY_LOGS"]).glob("worker-*.err")
+    return sum(f"MNIST_OCR_CRASH_AT={step}:{number}\n" in log.read_text() for log in logs)
+
+
 def arguments_of(config: LabelConfig) -> list[str]:
     """The command line."""
     arguments = ["label", config.input_uri, config.output_uri, "--model-uri", str(config.model_uri)]
@@ -118,11 +124,14 @@ def test_crash_changes_nothing(
     if kind == "s3" and step == "temporary-written":
         pytest.skip("a PUT has no steps")
     config = config_for(folders[kind], step, model_uri)
-    # the second time where there is one: in the middle
-    number = 1 if who == "the command" or step.startswith("listing") else 2
+    # where there are several times in the middle; of workers few, since each is started again
+    number = 1 if who == "the command" or step.startswith("listing") else 3
+    num_before = count_deaths(step, number)
     died = run_until(step, number, *arguments_of(config))
     if who == "the command":
         assert died.returncode == -signal.SIGKILL, died.stderr
+    elif step != "temporary-written":  # whoever gets there
+        assert count_deaths(step, number) > num_before
     label(config)
     assert read_table(config.output_uri).equals(undisturbed[kind])
     assert verify(VerifyConfig(config.output_uri)).problems == []

@@ -161,11 +161,11 @@ def assert_equal(rows: pd.DataFrame, right: pd.DataFrame) -> None:
 def test_schedule_of_faults_costs_no_row(seed: int, chaos: Chaos) -> None:
     """The command is run until it succeeds: `verify` is clean, the rows are a quiet run's."""
     runner = chaos.runner
+    runner.proxy.rate = 0  # whatever became of the last one
     schedule = Schedule.draw(seed, chaos.events)
     right = chaos.find_right_rows(schedule)
     output = chaos.make_output(schedule.output_place, f"seed-{seed}")
-    runner.proxy.seed, runner.proxy.faults = seed, schedule.faults
-    runner.proxy.rate = schedule.rate
+    runner.proxy.disturb(seed, schedule.faults, schedule.rate)
     exit_codes = []
     for events in schedule.runs:
         exit_codes.append(chaos.label(schedule, output, events))
