@@ -138,7 +138,7 @@ class LocalStore(Store):
         """The same, but with a link, of which one of two that try succeeds."""
         try:
             self._write(name, data, _link)
-        except FileExistsError:
+        except _TakenError:
             self._check_same(name, data)
 
     def _write(self, name: str, data: bytes, move: Callable[[Path, Path], object]) -> None:
@@ -158,13 +158,12 @@ class LocalStore(Store):
             finally:
                 os.close(folder)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            if isinstance(error, FileExistsError):
-                raise
             raise UsageError(
                 f"Cannot write {target}: {error.strerror}. Make room or pass another folder."
             ) from error
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
     def delete(self, name: str) -> None:
         """Unlink a file."""
@@ -172,22 +171,24 @@ class LocalStore(Store):
             Path(self.uri, name).unlink()
 
 
+class _TakenError(Exception):
+    """A name is given to another file."""
+
+
 def _link(temporary: Path, target: Path) -> None:
-    """Give a file its name, if nothing has it.
+    """Give a file a name, if no other has it; the old one is deleted later.
 
     Raises:
-        FileExistsError: something has.
+        _TakenError: another has.
     """
     try:
         os.link(temporary, target)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without links
+    except FileExistsError as error:
+        raise _TakenError from error
+    except OSError as error:  # a file system without links
         if target.exists():
-            raise FileExistsError(target) from None
+            raise _TakenError from error
         temporary.replace(target)
-    else:
-        temporary.unlink()
 
 
 def _etag(status: os.stat_result) -> str:

@@ -19,6 +19,9 @@ def connect_ray() -> None:
     if not ray.is_initialized():
         # a cluster's workers have an environment of their own
         variables = {name: os.environ[name] for name in {crash.VARIABLE} & os.environ.keys()}
+        token = Path("~/.ray/auth_token").expanduser()
+        with contextlib.suppress(OSError):
+            token.parent.mkdir(mode=0o700)  # Ray would let everybody in whom the umask lets
         ray.init(
             include_dashboard=False,
             # workers' own lines stay in Ray's log files: what matters reaches the driver as results
@@ -26,14 +29,5 @@ def connect_ray() -> None:
             logging_level=logging.ERROR,
             runtime_env={"env_vars": variables} if variables else None,
         )
-        _protect_token()
-
-
-def _protect_token() -> None:
-    """Ray writes the token of a new cluster for everybody to read who the umask lets.
-
-    Its location is Ray's (`ray get-auth-token`); a file that is not ours is left alone.
-    """
-    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
-    with contextlib.suppress(OSError):
-        token.chmod(0o600)
+        with contextlib.suppress(OSError):
+            token.chmod(0o600)

@@ -346,3 +346,33 @@ def test_empty_objects_take_no_request(rclone: S3Server) -> None:
     traffic = source.take_traffic()
     assert (traffic.num_requests, traffic.num_bytes, traffic.num_throttled) == (1, 3, 0)
     assert traffic.latency_s(0.5) > 0
+
+
+def test_object_is_created_once(moto: S3Server) -> None:
+    """By a conditional PUT: one that is there stays, and the same content may be put again."""
+    moto.client().create_bucket(Bucket="created")
+    store = open_store("s3://created/out")
+    for _ in range(2):  # as if the first answer had been lost
+        store.create("a.json", b"mine")
+    with pytest.raises(FileExistsError, match=r"s3://created/out/a\.json is there already"):
+        store.create("a.json", b"another's")
+    assert store.read("a.json") == b"mine"
+
+
+def test_server_without_conditional_put_is_written_to(
+    rclone: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ignores the condition, or says that it does not know it."""
+
+    def refuse(method: str, _: str, headers: Mapping[str, str]) -> Answer | None:
+        unknown = Answer(501, b"<Error><Code>NotImplemented</Code></Error>")
+        return unknown if method == "PUT" and headers.get("If-None-Match") else None
+
+    rclone.make_bucket("plain")
+    with proxy(rclone, refuse) as endpoint:
+        for address in (rclone.endpoint, endpoint):
+            monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+            store = open_store("s3://plain")
+            store.create("a.json", b"mine")
+            assert store.read("a.json") == b"mine"
+            store.delete("a.json")

@@ -334,3 +334,16 @@ def test_damaged_totals_are_said(content: bytes, source: Source, output: Store) 
     output.write(manifest.COMPLETE, content)
     with pytest.raises(DamagedOutputError, match=r"complete\.json is damaged .* Delete it and _S"):
         iterate(source, output)
+
+
+def test_listing_that_was_given_up_cannot_replace_a_shard(source: Source, output: Store) -> None:
+    """A process that was taken for dead, and goes on, finds what its successor has written."""
+    stale = manifest.iterate_shards(source, output, shard_size=4)
+    assert next(stale) == 0
+    (Path(source.uri) / "35.png").write_bytes(b"new")
+    expected = iterate(source, output)
+    rows = rows_of(source, output)
+    with pytest.raises(UsageError, match=r"00000001\.arrow was written by another command"):
+        next(stale)
+    assert rows_of(source, output) == rows
+    assert expected == [0, 1, 2]

@@ -3,7 +3,6 @@
 import ast
 import contextlib
 import json
-import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -192,19 +191,22 @@ def test_temporary_file_is_never_another_ones(
     assert (tmp_path / "precious").read_text() == "kept"
 
 
-@pytest.mark.parametrize("is_elsewhere", [False, True])
+@pytest.mark.parametrize("has_folder", [False, True])
 def test_rays_token_is_for_its_owner_alone(
-    is_elsewhere: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    has_folder: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever has it may run code on the cluster."""
-    token = tmp_path / ("token" if is_elsewhere else ".ray/auth_token")
+    """Whoever has it may run code on the cluster; one that lies elsewhere is not Ray's to write."""
+    token = tmp_path / ".ray/auth_token"
+    shared = tmp_path / "shared-token"
+    shared.write_text("secret")
+    shared.chmod(0o640)
     monkeypatch.setenv("HOME", str(tmp_path))
-    if is_elsewhere:
-        monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
-    else:
-        monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(shared))
+    if has_folder:
+        token.parent.mkdir(0o755)
 
     def start(*_: object, **__: object) -> None:
+        assert has_folder or stat.S_IMODE(token.parent.stat().st_mode) == 0o700
         token.parent.mkdir(exist_ok=True)
         token.write_text("secret")
         token.chmod(0o644)
@@ -213,7 +215,7 @@ def test_rays_token_is_for_its_owner_alone(
     monkeypatch.setattr(ray, "init", start)
     session.connect_ray()
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
-    assert os.access(token, os.R_OK)
+    assert stat.S_IMODE(shared.stat().st_mode) == 0o640
 
 
 def test_seeded_noise_is_no_model(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Local folders, other file systems, and what a URI is; buckets are in integration/test_s3.py."""
 
+import errno
 import os
 import stat
 import threading
@@ -215,3 +216,23 @@ def test_error_of_a_file_whose_name_is_not_utf8_can_be_a_row(tmp_path: Path) -> 
     (error,) = store.read_many(infos)
     assert isinstance(error, ObjectError)
     assert str(error).encode().endswith(b"7\\udce9.png (any more).")
+
+
+@pytest.mark.parametrize("kind", ["disk", "disk without links", "memory"])
+def test_object_that_is_there_is_not_created(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same content may be: a command does not know what has become of its last try."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "not permitted")
+
+    if kind == "disk without links":
+        monkeypatch.setattr(os, "link", refuse)
+    store = open_store("memory://created" if kind == "memory" else str(tmp_path))
+    for _ in range(2):
+        store.create("a/b.json", b"mine")
+    with pytest.raises(FileExistsError, match=r"b\.json is there already"):
+        store.create("a/b.json", b"another's")
+    assert store.read("a/b.json") == b"mine"
+    assert [info.name for page in store.list() for info in page] == ["a/b.json"]
