@@ -131,20 +131,32 @@ class ListSource(Source):
 
     def read_many(self, objects: Sequence[ObjectInfo]) -> Iterator[ContentOrError]:
         """Each one's content, or the reason why not, in order."""
-        lines = {_line_of(info) for info in objects if REDACTED in info.name}
-        if lines:
-            uris = {number: self._resolve(uri) for number, uri in self._read_lines(lines)}
-            objects = [_add_secret(info, uris.get(_line_of(info), "")) for info in objects]
+        hidden = [info for info in objects if REDACTED in info.name]
+        if hidden:
+            uris = self._find_uris(hidden)
+            objects = [_add_secret(info, uris) for info in objects]
         return super().read_many(objects)
 
-    def _read_lines(self, numbers: Collection[int]) -> Iterator[tuple[int, str]]:
+    def _find_uris(self, hidden: Sequence[ObjectInfo]) -> dict[str, str]:
+        """What the list has now for entries with secrets, by what they go by outside."""
+        lines = {int(Locator.parse(info.etag).line) for info in hidden}
+        uris = {_hide_secret(uri): uri for uri in map(self._resolve, self._read_lines(lines))}
+        lost = {_public_name(info) for info in hidden} - uris.keys()
+        if lost:  # lines have been added or taken out since
+            for listed in self._read():
+                uri = self._resolve(listed.uri)
+                if (name := _hide_secret(uri)) in lost:
+                    uris[name] = uri
+        return uris
+
+    def _read_lines(self, numbers: Collection[int]) -> Iterator[str]:
         """Lines of the list by their numbers: from where the last call has ended, if they are."""
         if min(numbers) <= self._num_passed or not self._num_passed:
             self._passing, self._num_passed = self._read(), 0
         for listed in islice(self._passing, max(numbers) - self._num_passed):
             self._num_passed += 1
             if self._num_passed in numbers:
-                yield self._num_passed, listed.uri
+                yield listed.uri
 
     def _changed(self) -> UsageError:
         return UsageError(
@@ -215,20 +227,21 @@ def _hide_secret(uri: str) -> str:
     return uri if is_local(uri) else redact_uri(uri)
 
 
-def _add_secret(info: ObjectInfo, uri: str) -> ObjectInfo:
-    """The other way round: an entry under the URI that its line of the list has now."""
+def _public_name(info: ObjectInfo) -> str:
+    """What the line of an entry goes by; that of a member of an archive is its archive's."""
+    return archive_of(info.name) if Locator.parse(info.etag).position else info.name
+
+
+def _add_secret(info: ObjectInfo, uris: dict[str, str]) -> ObjectInfo:
+    """The other way round: an entry under the URI that the list has now."""
     if REDACTED not in info.name:
         return info
-    public = _hide_secret(uri)
-    if uri and info.name.startswith(public):
-        return info._replace(name=uri + info.name[len(public) :])
+    public = _public_name(info)
+    if public in uris:
+        return info._replace(name=uris[public] + info.name[len(public) :])
     locator = Locator.parse(info.etag)
-    error = f"Line {locator.line} of the list names another object than when it was listed."
+    error = "The list does not name this object any more."
     return info._replace(etag=locator._replace(status="changed", error=error).encode())
-
-
-def _line_of(info: ObjectInfo) -> int:
-    return int(Locator.parse(info.etag).line)
 
 
 def _rename(entries: Iterable[Entry], old: str, new: str) -> Iterable[Entry]:

@@ -222,4 +222,8 @@ def test_signed_lines_are_found_in_any_order(tmp_path: Path) -> None:
     for some in (infos[:3], infos[3:5], infos[7:], infos[4:8], infos):
         expected = [names[infos.index(info)].encode() for info in some]
         assert list(source.read_many(some)) == expected
+    lines = (tmp_path / "list.txt").read_text()
+    (tmp_path / "list.txt").write_text("memory://b/new.png\n" + lines)  # an update keeps numbers
+    source = open_source(str(tmp_path / "list.txt"))
+    assert list(source.read_many(infos)) == [name.encode() for name in names]
     memory.rm("/b", recursive=True)
