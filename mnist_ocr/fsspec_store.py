@@ -8,6 +8,7 @@ from typing import Any
 
 import fsspec
 
+from mnist_ocr.answers import check_size, read_whole
 from mnist_ocr.errors import ObjectError, StorageUnreachableError, UsageError
 from mnist_ocr.storage import (
     PAGE_SIZE,
@@ -17,8 +18,6 @@ from mnist_ocr.storage import (
     Page,
     Read,
     Store,
-    check_size,
-    read_whole,
 )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from secrets import token_hex
 
+from mnist_ocr.answers import changed, check_size
 from mnist_ocr.crash import crash_point
 from mnist_ocr.errors import ObjectError, UsageError
 from mnist_ocr.storage import (
@@ -17,8 +18,6 @@ from mnist_ocr.storage import (
     ObjectInfo,
     Page,
     Store,
-    changed,
-    check_size,
 )
 
 

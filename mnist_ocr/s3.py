@@ -24,6 +24,7 @@ from obstore.exceptions import (
 )
 
 from mnist_ocr.ahead import call_ahead, cut_into_blocks
+from mnist_ocr.answers import changed, check_size, read_whole
 from mnist_ocr.errors import ObjectError, UsageError
 from mnist_ocr.pacing import MAX_IN_FLIGHT
 from mnist_ocr.s3_clients import S3Clients
@@ -37,9 +38,6 @@ from mnist_ocr.storage import (
     ObjectInfo,
     Read,
     Store,
-    changed,
-    check_size,
-    read_whole,
 )
 
 MAX_LANES = 32

@@ -17,6 +17,7 @@ from functools import partial
 from typing import NamedTuple, TypeVar
 
 from mnist_ocr.ahead import Call, call_in_blocks
+from mnist_ocr.answers import MAX_SHORT_ANSWERS
 from mnist_ocr.errors import ObjectError, UsageError
 from mnist_ocr.redaction import redact_uri
 from mnist_ocr.traffic import Traffic, TrafficMeter
@@ -31,9 +32,6 @@ UNKNOWN_SIZE = -1
 UNKNOWN_BYTES = 4 * 1024**2
 """What such an object is taken for: 64 are read at once, which are 640 MB of pages of 10 MB."""
 
-
-MAX_SHORT_ANSWERS = 3
-"""After as many answers that lack bytes, asking again does not help."""
 
 BROKEN_LINK = "missing"
 """Etag of a file that its folder names and that is not there."""
@@ -265,30 +263,3 @@ def open_store(uri: str, *, anonymous: bool = False) -> Store:
     from mnist_ocr.fsspec_store import FsspecStore
 
     return FsspecStore(uri)
-
-
-def changed(uri: str) -> ObjectError:
-    """An object is not the one that was listed."""
-    return ObjectError("changed", f"{uri} has changed since it was listed.")
-
-
-def read_whole(read: Callable[[], bytes], uri: str, etag: str, size: int) -> bytes:
-    """What `read` returns, if it has the size that was listed; else it is asked again.
-
-    Raises:
-        ObjectError: at last: `unreadable`, or `changed` where no etag has told that it has not.
-    """
-    for _ in range(MAX_SHORT_ANSWERS):
-        data = read()
-        if len(data) == size or size == UNKNOWN_SIZE:
-            return data
-    if not etag:
-        raise changed(uri)
-    error = f"The store gives {len(data):,} of the {size:,} bytes of {uri}."
-    raise ObjectError("unreadable", error)
-
-
-def check_size(uri: str, size: int, max_bytes: int | None) -> None:
-    """Refuse an object that is larger than its reader can use."""
-    if max_bytes is not None and size > max_bytes:
-        raise ObjectError("too_large", f"{uri} has {size:,} bytes; at most {max_bytes:,} are read.")

@@ -55,7 +55,10 @@ class LabelConfig:
     def __post_init__(self) -> None:
         """Check each value by itself."""
         if self.update and self.relabel:
-            raise UsageError("update and relabel are both given: relabel labels what is new, too.")
+            raise UsageError(
+                "update and relabel are both given: pass update for what is new or has "
+                "changed, or relabel for everything anew."
+            )
         if not 0 < self.max_risk < 1:
             raise UsageError(f"max_risk is {self.max_risk}: give one between 0 and 1.")
         _check_num_actors(self.num_actors)

@@ -63,8 +63,8 @@ def read_rows(output: Store, shard: int) -> pa.Table:
         return decode_table(data)[0]
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UsageError(
-            f"{output.uri_of(part_name(shard))} is damaged: {error}. Label everything anew: pass "
-            "another output folder."
+            f"{output.uri_of(part_name(shard))} is damaged: {error}. Delete it and _SUCCESS beside "
+            "it, have `mnist-ocr label` make both again, without --update, and run this again."
         ) from error
 
 

@@ -63,7 +63,7 @@ def label(config: LabelConfig, on_progress: Listener = lambda progress: None) ->
         target = find_target(wanted, source, root, config.change)
         if target.is_current and (summary := target.read_summary()):
             logger.info("%s is complete: nothing left to do.", root.uri)
-            return summary.rest(started)
+            return summary.rest(target.output, started)
     if wanted.threshold is None:
         logger.warning("%s", explain_no_threshold(config.max_risk, model.info.calibration))
     check_input(source)  # when resuming, too: a disk may not be mounted
@@ -95,12 +95,12 @@ def finish(
     """
     on_progress = lease.guard(on_progress)
     if summary := target.read_summary():  # it was killed before the switch
-        summary = summary.rest(started)
+        summary = summary.rest(target.output, started)
     else:
         if target.base:
             unchanged = _record_objects(target, target.base, source, lease, on_progress)
             if unchanged:
-                return unchanged.rest(started)
+                return unchanged.rest(target.base, started)
             target = replace(target, is_new=False)
         summary = _label_rest(target, model, config, started, lease, on_progress)
     if not target.is_current:

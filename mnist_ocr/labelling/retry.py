@@ -36,10 +36,10 @@ def retry(
     started = monotonic()
     redo = parse_statuses(config.status)
     root = open_root(config.output_uri)
-    summary = _read_current(root)[2]
+    number, _, summary = _read_current(root)
     if not summary.statuses.keys() & set(redo):
         logger.info("No row of %s is %s: nothing to do.", root.uri, " or ".join(redo))
-        return summary.rest(started)
+        return summary.rest(open_generation(root, number), started)
     model = load_model(config.model_uri)
     with Lease(root) as lease:
         number, job, _ = _read_current(root)

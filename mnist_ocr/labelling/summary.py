@@ -97,9 +97,15 @@ class LabelSummary(JobSummary):
     model_sha256: str
     num_accepted: int
 
-    def rest(self, started: float) -> "LabelSummary":
-        """What a run says that found the job finished, and began at `started` by `monotonic`."""
-        return replace(self, num_images_this_run=0, wall_s=monotonic() - started)
+    def rest(self, output: Store, started: float) -> "LabelSummary":
+        """What a run says that found the job finished, and began at `started` by `monotonic`.
+
+        Args:
+            output: Where the job is now: it may have been moved.
+            started: When.
+        """
+        wall_s = monotonic() - started
+        return replace(self, output_uri=output.uri, num_images_this_run=0, wall_s=wall_s)
 
     @property
     def error_rate(self) -> float:
