@@ -31,7 +31,7 @@ from mnist_ocr.labelling.packed_files import ENCODERS, PackedImage
 from mnist_ocr.labelling.predictions import encode_table, read_metadata
 from mnist_ocr.labelling.sources import Source
 from mnist_ocr.stopwatch import Stopwatch
-from mnist_ocr.storage import ObjectInfo, Store
+from mnist_ocr.storage import UNKNOWN_SIZE, ObjectInfo, Store
 from mnist_ocr.traffic import Traffic
 
 SHARDS, ERRORS = "shards/", "errors/"
@@ -223,7 +223,7 @@ def list_packed_shards(output: Store) -> list[int]:
 
 def read_receipts(output: Store, shards: Collection[int]) -> Iterator[PackReceipt]:
     """The receipts of shards that earlier runs have packed."""
-    infos = [ObjectInfo(record_name(shard), 0, "") for shard in shards]
+    infos = [ObjectInfo(record_name(shard), UNKNOWN_SIZE, "") for shard in shards]
     for info, data in zip(infos, output.read_many(infos), strict=True):
         if isinstance(data, ObjectError):
             raise data

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from mnist_ocr.digits.batch import OK, prepare_images
 from mnist_ocr.digits.canonical import IMAGE_SIZE
 from mnist_ocr.errors import ObjectError, StorageUnreachableError, UsageError
-from mnist_ocr.storage import ObjectInfo, Store, open_store, resolve_uri
+from mnist_ocr.storage import UNKNOWN_SIZE, ObjectInfo, Store, open_store, resolve_uri
 from mnist_ocr.training.config import DatasetConfig
 from mnist_ocr.training.parquet_scans import read_parquet
 
@@ -89,7 +89,8 @@ def _read_chunks(config: DatasetConfig, uri: str) -> Iterator[Chunk]:
     columns = (config.image_column, config.label_column)
     if _is_parquet(config.dataset) and not Path(uri).is_dir():
         folder, _, name = uri.rpartition("/")
-        yield from read_parquet(open_store(folder or "/"), [ObjectInfo(name, 0, "")], *columns)
+        info = ObjectInfo(name, UNKNOWN_SIZE, "")
+        yield from read_parquet(open_store(folder or "/"), [info], *columns)
         return
     store = open_store(uri)
     # in a bucket a key that ends with a slash, or has the prefix's own name, stands for a folder
