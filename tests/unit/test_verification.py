@@ -407,6 +407,7 @@ def test_packed_output_is_no_labelling_job(output: Path) -> None:
     """It is not damaged either."""
     job = read_job(open_store(str(output)), Job)
     fields = {field.name: getattr(job, field.name) for field in dataclasses.fields(ShardJob)}
+    (output / "_job.json").unlink()
     write_job(open_store(str(output)), PackJob(**fields, format="tar"))
     with pytest.raises(UsageError, match=r"holds no job of `mnist-ocr label`: .* another"):
         verify(VerifyConfig(str(output)))
