@@ -37,6 +37,7 @@ from mnist_ocr.labelling.packing import (
     list_packed_shards,
     pack_shard,
     read_receipts,
+    record_name,
 )
 from mnist_ocr.labelling.report import Progress
 from mnist_ocr.labelling.summary import JobSummary, add_up, read_summary, write_summary
@@ -159,8 +160,11 @@ class ShardPacker:
         """A shard number in, its receipt out; nothing of one that has ended too many workers."""
         watch = start_watch(row)
         shard = value(row, "shard")
-        if count_attempt(self._counter, shard) > MAX_ATTEMPTS:
+        attempt = count_attempt(self._counter, shard)
+        if attempt > MAX_ATTEMPTS:
             return row.slice(0, 0)
         source, output = stores_of(self._job)
+        if attempt > 1 and output.find(record_name(shard)):  # its receipt was lost with a node
+            return receipt_row(next(read_receipts(output, [shard])), watch)
         receipt = pack_shard(source, output, self._job, shard, watch)
         return receipt_row(receipt, watch)

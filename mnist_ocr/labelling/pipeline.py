@@ -43,7 +43,7 @@ from mnist_ocr.labelling.dataflow import (
 from mnist_ocr.labelling.job import Job
 from mnist_ocr.labelling.kept_rows import find_unread, read_kept
 from mnist_ocr.labelling.manifest_shard import read_shard
-from mnist_ocr.labelling.shards import Receipt, read_images, write_predictions
+from mnist_ocr.labelling.shards import Receipt, find_receipt, read_images, write_predictions
 from mnist_ocr.traffic import Traffic
 
 
@@ -115,6 +115,8 @@ class ShardLabeller:
         if attempt > MAX_ATTEMPTS:
             return row.slice(0, 0)
         source, output = stores_of(self._job)
+        if attempt > 1 and (receipt := find_receipt(output, self._job, shard)):
+            return receipt_row(receipt, watch)
         manifest = read_shard(output, shard)
         kept = read_kept(self._job, shard, manifest)
         unread = find_unread(manifest, kept)
@@ -190,15 +192,18 @@ def write_shard_predictions(row: pa.Table, job: Job, counter: Any) -> pa.Table:
     """A shard's predictions in; its Parquet file, and its receipt, out."""
     watch = start_watch(row)
     shard = value(row, "shard")
-    if count_attempt(counter, shard, "write") > MAX_ATTEMPTS:
+    attempt = count_attempt(counter, shard, "write")
+    if attempt > MAX_ATTEMPTS:
         return row.slice(0, 0)
+    _, output = stores_of(job)
+    if attempt > 1 and (receipt := find_receipt(output, job, shard)):
+        return receipt_row(receipt, watch)
     predictions = Predictions.build(
         _array(row, "probabilities", np.float32).reshape(-1, NUM_CLASSES),
         _array(row, "confidence", np.float32),
         value(row, "status"),
         value(row, "error"),
     )
-    _, output = stores_of(job)
     manifest = read_shard(output, shard)
     traffic = Traffic.decode(json.loads(value(row, "traffic")))
     kept = read_kept(job, shard, manifest)  # again: rows of a base may outweigh the images

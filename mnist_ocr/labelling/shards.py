@@ -132,7 +132,10 @@ def write_predictions(
     traffic: Traffic,
     kept: pa.Table = kept_rows.NONE,
 ) -> Receipt:
-    """Commit a shard: its Parquet file appears whole, or not at all.
+    """Commit a shard: its Parquet file appears whole, or not at all, and once.
+
+    Ray repeats a shard whose receipt was lost with a node; on a store that fails it may come out
+    otherwise. What was committed first stays, since it may have been counted.
 
     Args:
         output: Where to.
@@ -156,9 +159,18 @@ def write_predictions(
         "manifest_sha256": manifest.sha256,
         "receipt": receipt.encode(),
     }
-    output.write(part_name(shard), encode_table(table, metadata))
+    try:
+        output.create(part_name(shard), encode_table(table, metadata))
+    except FileExistsError:
+        return find_receipt(output, job, shard) or receipt
     crash_point("part-written")
     return receipt
+
+
+def find_receipt(output: Store, job: Job, shard: int) -> Receipt | None:
+    """That of a shard, if it is committed; raises as `read_receipts` does."""
+    part = output.find(part_name(shard))
+    return next(read_receipts(output, job.job_id, [part])) if part else None
 
 
 def decode_part(data: bytes, job: Job, shard: int) -> tuple[pa.Table, str]:

@@ -15,7 +15,7 @@ from mnist_ocr.labelling.generations import open_generation
 from mnist_ocr.labelling.job import Job
 from mnist_ocr.labelling.manifest_shard import ManifestShard
 from mnist_ocr.labelling.new_manifest import replace_objects
-from mnist_ocr.labelling.shards import read_receipts, write_predictions
+from mnist_ocr.labelling.shards import find_receipt, read_receipts, write_predictions
 from mnist_ocr.storage import ObjectInfo, Store, open_store
 from mnist_ocr.traffic import Traffic
 
@@ -127,3 +127,17 @@ def test_damaged_base_is_said(job: Job, shard: ManifestShard, tmp_path: Path) ->
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(UsageError, match=r"part-00000000\.parquet is damaged"):
         kept_rows.read_kept(job, 0, shard)
+
+
+def test_repeated_shard_keeps_what_was_committed_first(
+    job: Job, shard: ManifestShard, root: Store
+) -> None:
+    """It has been counted; on a failing store the second time may come out otherwise."""
+    output = open_generation(root, 1)
+    assert find_receipt(output, job, 0) is None
+    first = write_predictions(output, job, 0, shard, predict(["ok"] * 4, 3), Traffic())
+    data = output.read(manifest.part_name(0))
+    worse = predict(["ok", "unreadable", "ok", "ok"], 3)
+    assert write_predictions(output, job, 0, shard, worse, Traffic()) == first
+    assert find_receipt(output, job, 0) == first
+    assert output.read(manifest.part_name(0)) == data
