@@ -1,30 +1,28 @@
 """Random schedules of faults, each drawn from a seed, and what it takes to run them."""
 
-import importlib.util
 import json
 import multiprocessing
 import os
 import random
-import re
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-import psutil
 from faulty_proxy import FAULTS, FaultyProxy
+from machines import Clock, Nodes
 
 MAX_TRIES = 4
 """Runs of the command at most, of which the last is disturbed by nothing but a few faults."""
 
-TIMEOUT_S = 150
-"""A run that takes longer hangs."""
+TIMEOUT_S = 300
+"""A run that takes longer hangs; for two minutes Ray tries to reach a node whose end it missed."""
 
 EVENTS = ("worker killed", "driver killed", "node lost", "crash point", "disk full", "clock jump")
 
@@ -89,93 +87,6 @@ class Schedule:
         return frozenset(told[fault] for fault in self.faults if fault in told)
 
 
-class Clock:
-    """The wall clock of all processes of a cluster, if libfaketime is installed."""
-
-    def __init__(self, folder: Path) -> None:
-        self._file = folder / "clock"
-        self.library = find_faketime()
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """Of the processes."""
-        if not self.library:
-            return {}
-        self.set(0)
-        return {
-            "LD_PRELOAD": self.library,
-            "FAKETIME_TIMESTAMP_FILE": str(self._file),
-            "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        }
-
-    def set(self, offset_s: int) -> None:
-        """Seconds from the true time."""
-        new = self._file.with_suffix(".new")
-        new.write_text(f"{offset_s:+d}s")
-        new.replace(self._file)  # whole: processes read it all the time
-
-
-def find_faketime() -> str:
-    """The library of PyPI's libfaketime, which Ray bears (Debian's it does not); "" without it."""
-    spec = importlib.util.find_spec("libfaketime")
-    folder = Path(spec.origin).parent if spec and spec.origin else None
-    return next((str(path) for path in folder.rglob("libfaketime.so.1")), "") if folder else ""
-
-
-@contextmanager
-def small_disk(folder: Path) -> Iterator[bool]:
-    """A disk of 16 MB, and whether this machine lets one be made (root may)."""
-    command = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
-    is_mounted = not subprocess.run(command, stderr=subprocess.DEVNULL).returncode
-    try:
-        yield is_mounted
-    finally:
-        if is_mounted:
-            subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-class Nodes:
-    """A Ray cluster of a head without cores and two nodes with one each."""
-
-    def __init__(self) -> None:
-        from ray.cluster_utils import Cluster
-
-        head = {"num_cpus": 0, "include_dashboard": False}
-        self._cluster = Cluster(initialize_head=True, head_node_args=head)
-        self.address: str = self._cluster.address
-        self._nodes: list[Any] = []
-        self.restore()
-
-    def restore(self) -> None:
-        """Both nodes are there."""
-        while len(self._nodes) < 2:
-            self._nodes.append(self._cluster.add_node(num_cpus=1, num_gpus=1))
-
-    def lose(self) -> bool:
-        """One is gone without a word, if there is one."""
-        if has_node := bool(self._nodes):
-            self._cluster.remove_node(self._nodes.pop(), allow_graceful=False)
-        return has_node
-
-    def shutdown(self) -> None:
-        """End all processes."""
-        self._cluster.shutdown()
-
-    def kill_worker(self, numbers: random.Random) -> bool:
-        """SIGKILL one that is at work, if there is one."""
-        workers = [
-            process
-            for process in psutil.process_iter(["name", "environ"])
-            if re.match(r"ray::(?!IDLE)", process.info["name"] or "")
-            and (process.info["environ"] or {}).get("HOME") == os.environ["HOME"]
-        ]
-        if workers:
-            with suppress(psutil.NoSuchProcess):
-                numbers.choice(workers).kill()
-        return bool(workers)
-
-
 def run_command(arguments: list[str], environment: dict[str, str], log: str) -> None:
     """The command in a process of its own, forked from one that has imported it."""
     from mnist_ocr import cli
@@ -187,10 +98,12 @@ def run_command(arguments: list[str], environment: dict[str, str], log: str) -> 
     sys.exit(cli.main(arguments))
 
 
-def make_context() -> Any:
+def make_context(clock: Clock) -> Any:
     """Of multiprocessing: importing once saves each run three seconds."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mnist_ocr.cli", "mnist_ocr.labelling.label", "ray.data"])
+    with mock.patch.dict(os.environ, clock.environment):
+        forkserver.ensure_running()
     return context
 
 
@@ -205,6 +118,11 @@ class Runner:
     folder: Path
     done: Counter[str] = field(default_factory=Counter)
     """Events that happened."""
+
+    def begin(self, schedule: Schedule) -> None:
+        """Have a cluster that what happens in a schedule can happen to."""
+        kinds = {event.kind for events in schedule.runs for event in events}
+        self.nodes.start(self.clock.environment if "clock jump" in kinds else {})
 
     def run(
         self, arguments: list[str], parts: Path, events: tuple[Event, ...], numbers: random.Random

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from faulty_proxy import serve_faults
-from schedules import EVENTS, Clock, Event, Nodes, Runner, Schedule, make_context, small_disk
+from machines import Clock, Nodes, small_disk
+from schedules import EVENTS, Event, Runner, Schedule, make_context
 from services import S3Server
 
 from mnist_ocr import labels_uri
@@ -98,7 +99,7 @@ def chaos(
     folder, disk = tmp_path_factory.mktemp("chaos"), tmp_path_factory.mktemp("disk")
     clock = Clock(folder)
     with pytest.MonkeyPatch.context() as patch, small_disk(disk) as may_mount:
-        variables = rclone_server.environment | clock.environment
+        variables = dict(rclone_server.environment)
         # the cluster of other tests has put its token into their home
         variables |= {"HOME": str(folder), "RAY_AUTH_MODE": "disabled"}
         for name, value in variables.items():
@@ -114,7 +115,7 @@ def chaos(
         nodes = Nodes()
         try:
             with serve_faults(rclone_server.endpoint, FIRST_SEED) as proxy:
-                runner = Runner(nodes, clock, proxy, make_context(), folder)
+                runner = Runner(nodes, clock, proxy, make_context(clock), folder)
                 events = tuple(kind for kind in EVENTS if kind not in missing)
                 yield Chaos(places, model_uri, runner, events)
                 print(f"\n{len(SEEDS)} schedules: {dict(runner.done)}, store: {dict(proxy.done)}")
@@ -165,6 +166,7 @@ def test_schedule_of_faults_costs_no_row(seed: int, chaos: Chaos) -> None:
     runner = chaos.runner
     runner.proxy.rate = 0  # whatever became of the last one
     schedule = Schedule.draw(seed, chaos.events)
+    runner.begin(schedule)
     right = chaos.find_right_rows(schedule)
     output = chaos.make_output(schedule.output_place, f"seed-{seed}")
     runner.proxy.disturb(seed, schedule.faults, schedule.rate)
