@@ -8,8 +8,8 @@ import json
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from functools import cache, partial
 from time import monotonic
 from typing import Any, TypeVar
@@ -44,20 +44,22 @@ death counts against the shards that waited for it, too."""
 MAX_LISTING_RETRIES = 3
 """Of the one task that lists."""
 
-CORES_PER_GPU_ACTOR, MAX_ACTORS_PER_GPU = 16, 4
-"""An actor's own Python takes 1.2 us an image, a core that reads 25 us or more: with 32 cores to a
-GPU, two actors keep it busy while one of them works on the CPU."""
-
 LOOK_INTERVAL_S = 1.0
 """Seconds between two looks at how far the listing is."""
 
 ROWS: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
 """Of `map_batches`: a row at a time."""
 
+R = TypeVar("R", bound=Receipt)
+
 
 def run_shards(
-    job: ShardJob, finished: frozenset[int], seconds: Counter[str], build: Callable[[Any, Any], Any]
-) -> Iterator[dict[str, Any]]:
+    job: ShardJob,
+    finished: frozenset[int],
+    seconds: Counter[str],
+    build: Callable[[Any, Any], Any],
+    decode: Callable[[dict[str, Any]], R],
+) -> Generator[R, None, None]:
     """Take every shard that is not `finished` through the stages that `build` adds.
 
     Args:
@@ -66,6 +68,7 @@ def run_shards(
         seconds: Those that stages took, of listing on, are added to it.
         build: Dataset of rows `shard`, `seconds`, and the counter of attempts -> dataset of rows
             made by `receipt_row`; none for a shard that was tried more than `MAX_ATTEMPTS` times.
+        decode: Makes a receipt of the document in such a row.
 
     Yields:
         The receipts, as shards are committed.
@@ -89,43 +92,12 @@ def run_shards(
             for entry in bundle.blocks:
                 for row in ray.get(entry.ref).to_pylist():
                     seconds.update(json.loads(row["seconds"]))
-                    yield json.loads(row["receipt"])
+                    yield decode(json.loads(row["receipt"]))
         check_none_given_up(counter)
 
 
-def plan_workers(
-    num_actors: int | None, share: float | None, cluster: Mapping[str, float]
-) -> tuple[int, float]:
-    """How many actors work, and each one's share of a GPU.
-
-    Args:
-        num_actors: At most; None for as many as there is room for.
-        share: None for a whole GPU if the cluster has any, or less if many cores feed it.
-        cluster: Ray's total resources: `CPU`, `GPU`, ...
-
-    Raises:
-        UsageError: the cluster has not what is asked for; Ray would wait for ever.
-    """
-    num_cpus, num_gpus = int(cluster.get("CPU", 0)), cluster.get("GPU", 0.0)
-    if share is None:
-        per_gpu = num_cpus // max(num_gpus, 1) // CORES_PER_GPU_ACTOR
-        share = 1 / min(max(per_gpu, 1), MAX_ACTORS_PER_GPU) if num_gpus else 0.0
-    if share > num_gpus:
-        raise UsageError(
-            f"num_gpus_per_actor is {share:g} and the Ray cluster has {num_gpus:g} GPUs. "
-            "Start nodes with GPUs first, or pass 0 to label on CPUs."
-        )
-    room = int(num_gpus / share) if share else num_cpus
-    if not room:
-        raise UsageError("The Ray cluster has no CPUs. Start worker nodes first.")
-    return min(num_actors or room, room), share
-
-
-R = TypeVar("R", bound=Receipt)
-
-
 def follow(
-    receipts: Iterator[R],
+    receipts: Generator[R, None, None],
     num_done: int,
     listing: ListingMonitor,
     on_progress: Callable[[Progress], None],
@@ -133,20 +105,21 @@ def follow(
     """Pass receipts on, and say after each how far the job is.
 
     Args:
-        receipts: Of this run.
+        receipts: Of this run. Closed if `on_progress` raises, which has the workers end.
         num_done: Images of earlier runs.
         listing: Of the job.
         on_progress: Is told.
     """
     num_errors, look_after = 0, monotonic()
-    for receipt in receipts:
-        num_done += receipt.num_images
-        num_errors += receipt.num_errors
-        if monotonic() >= look_after:
-            listing.look()
-            look_after = monotonic() + LOOK_INTERVAL_S
-        on_progress(Progress(num_done, listing.num_listed, listing.has_ended, num_errors))
-        yield receipt
+    with closing(receipts):
+        for receipt in receipts:
+            num_done += receipt.num_images
+            num_errors += receipt.num_errors
+            if monotonic() >= look_after:
+                listing.look()
+                look_after = monotonic() + LOOK_INTERVAL_S
+            on_progress(Progress(num_done, listing.num_listed, listing.has_ended, num_errors))
+            yield receipt
     on_progress(Progress(num_done, num_done, True, num_errors))
 
 

@@ -73,6 +73,11 @@ def generation_uri(root_uri: str, number: int) -> str:
     return f"{root_uri}/{FOLDER}{number:04d}" if number else root_uri
 
 
+def is_later_generation(uri: str) -> bool:
+    """Whether it is that of a generation behind the first."""
+    return _URI.fullmatch(uri) is not None
+
+
 def sibling_uri(uri: str, number: int) -> str:
     """Where another generation of the same output lies."""
     match = _URI.fullmatch(uri)

@@ -1,5 +1,6 @@
 """`OUTPUT/_job.json`: what a job is. A run that is not the same job may not add to an output."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -42,6 +43,12 @@ class ShardJob:
         # an output may be moved, a bucket opened, and the job then resumed
         del fields["job_id"], fields["output_uri"], fields["anonymous"]
         return {**fields, "extensions": list(self.extensions)}
+
+    @property
+    def job_sha256(self) -> str:
+        """Of all of it but where it lies."""
+        document = json.dumps({**asdict(self), "output_uri": ""}, sort_keys=True)
+        return hashlib.sha256(document.encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,8 +168,13 @@ def _decode(document: Any) -> dict[str, Any]:
     }
 
 
-def check_same_job(recorded: ShardJob, wanted: ShardJob) -> None:
+def check_same_job(recorded: ShardJob, wanted: ShardJob, remedy: str = "") -> None:
     """Refuse to mix two jobs in one output.
+
+    Args:
+        recorded: The output's.
+        wanted: What is to be added to it.
+        remedy: What to do instead, if not the usual.
 
     Raises:
         UsageError: names each difference.
@@ -173,7 +185,8 @@ def check_same_job(recorded: ShardJob, wanted: ShardJob) -> None:
     ]
     if differences:
         raise UsageError(
-            f"{wanted.output_uri} holds another job: {'; '.join(differences)}. {wanted.remedy}"
+            f"{wanted.output_uri} holds another job: {'; '.join(differences)}. "
+            f"{remedy or wanted.remedy}"
         )
 
 

@@ -14,7 +14,7 @@ from mnist_ocr.digits.calibration import Calibration
 from mnist_ocr.digits.model import Model, load_model
 from mnist_ocr.labelling.bottleneck import RunTimes
 from mnist_ocr.labelling.config import LabelConfig, RetryConfig
-from mnist_ocr.labelling.dataflow import follow, plan_workers
+from mnist_ocr.labelling.dataflow import follow
 from mnist_ocr.labelling.generations import open_root, switch_to
 from mnist_ocr.labelling.inputs import open_source
 from mnist_ocr.labelling.job import describe_job
@@ -35,6 +35,7 @@ from mnist_ocr.labelling.sources import Source
 from mnist_ocr.labelling.summary import LabelSummary, add_up, read_summary, write_summary
 from mnist_ocr.labelling.targets import OtherGenerationError, Target, find_target
 from mnist_ocr.labelling.update import find_changes
+from mnist_ocr.labelling.workers import plan_workers
 from mnist_ocr.session import connect_ray
 from mnist_ocr.storage import Store
 

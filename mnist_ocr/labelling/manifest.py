@@ -75,7 +75,7 @@ def iterate_shards(source: Source, output: Store, *, shard_size: int) -> Generat
     if totals and totals["num_shards"] != len(shards):
         raise DamagedOutputError(
             f"{output.uri_of(COMPLETE)} counts {totals['num_shards']:,} manifest shards, there are "
-            f"{len(shards):,}. {explain_relisting(min(totals['num_shards'], len(shards)))}"
+            f"{len(shards):,}. {explain_relisting(output, min(totals['num_shards'], len(shards)))}"
         )
     yield from shards
     if totals:
@@ -174,7 +174,7 @@ def list_shards(output: Store) -> range:
     lost = find_gap(shards)
     if lost < len(shards):
         raise DamagedOutputError(
-            f"{output.uri_of(shard_name(lost))} is missing. {explain_relisting(lost)}"
+            f"{output.uri_of(shard_name(lost))} is missing. {explain_relisting(output, lost)}"
         )
     return range(len(shards))
 
@@ -194,7 +194,7 @@ def check_finished(output: Store, finished: Iterable[int]) -> None:
     if last >= 0 and last >= (num_shards := len(list_shards(output))):
         raise DamagedOutputError(
             f"{output.uri_of(shard_name(num_shards))} is missing, though shard {last:08d} is "
-            f"finished. {explain_relisting(num_shards)}"
+            f"finished. {explain_relisting(output, num_shards)}"
         )
 
 

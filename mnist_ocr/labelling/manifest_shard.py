@@ -4,7 +4,6 @@ Arrow IPC and not Parquet, so that a reader that takes every `*.parquet` below t
 does) finds predictions only.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Collection, Sequence
@@ -13,7 +12,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from mnist_ocr.errors import DamagedOutputError, UsageError
+from mnist_ocr.labelling.generations import is_later_generation
 from mnist_ocr.labelling.lanes import Lane
+from mnist_ocr.labelling.sealing import UNSEALED, check_seal, seal
 from mnist_ocr.labelling.sources import Source
 from mnist_ocr.storage import ObjectInfo, Store
 
@@ -35,6 +36,9 @@ SCHEMA = pa.schema(
 FRONTIER = b"frontier"
 """Key of a JSON list in a shard's metadata: name, size, etag and `until` of each lane."""
 
+SEAL = b"seal"
+"""Key of a JSON document with the file's sha256."""
+
 
 @dataclass(frozen=True)
 class ManifestShard:
@@ -45,7 +49,7 @@ class ManifestShard:
     frontier: list[Lane]
     """What was left to list when this shard was full."""
     sha256: str
-    """Of its file, hex: goes into the metadata of what is made of it."""
+    """That its file was sealed with: goes into the metadata of what is made of it."""
 
     def objects(self, source: Source) -> list[ObjectInfo]:
         """The rows as the source knows them."""
@@ -74,17 +78,17 @@ def read_shard(output: Store, shard: int) -> ManifestShard:
     except UsageError:  # of the credentials; a ValueError, too
         raise
     except ValueError as error:
-        raise DamagedOutputError(
-            f"{output.uri_of(shard_name(shard))} is damaged: {error}. {explain_relisting(shard)}"
-        ) from error
+        name, advice = output.uri_of(shard_name(shard)), explain_relisting(output, shard)
+        raise DamagedOutputError(f"{name} is damaged: {error}. {advice}") from error
 
 
 def decode_shard(data: bytes) -> ManifestShard:
     """A manifest shard's content.
 
     Raises:
-        ValueError: it is damaged in a way that shows; compare the sha256 for the others.
+        ValueError: it is not as `encode_rows` made it.
     """
+    sha256 = check_seal(data)
     try:
         table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
         table.validate(full=True)  # else a wrong offset would have other memory read
@@ -94,11 +98,17 @@ def decode_shard(data: bytes) -> ManifestShard:
         raise ValueError(str(error)) from error
     if not table.schema.equals(SCHEMA) or not len(table):
         raise ValueError("it has other columns, or no rows")
-    return ManifestShard(table, frontier, hashlib.sha256(data).hexdigest())
+    return ManifestShard(table, frontier, sha256)
 
 
-def explain_relisting(shard: int) -> str:
+def explain_relisting(output: Store, shard: int) -> str:
     """What to do about a manifest shard that is lost: nothing else knows its objects."""
+    if is_later_generation(output.uri):  # whose objects are in an order of its own
+        return (
+            "Restore it from a copy. If there is none, write the number of the generation before "
+            "this one into _CURRENT, remove this one (mnist-ocr prune) and run its command again; "
+            "or label into another output."
+        )
     return (
         f"Restore it from a copy. If there is none, delete what has the number {shard:08d} or a "
         f"higher one, in {FOLDER}, too, as well as {COMPLETE} and _SUCCESS, and run the same "
@@ -130,13 +140,14 @@ def tabulate(
 
 
 def encode_rows(table: pa.Table) -> bytes:
-    """A manifest shard's file."""
+    """A manifest shard's file, sealed."""
+    table = table.replace_schema_metadata({**table.schema.metadata, SEAL: json.dumps(UNSEALED)})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(
         sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")
     ) as writer:
         writer.write_table(table)
-    return bytes(sink.getvalue())
+    return seal(bytes(sink.getvalue()))
 
 
 ESCAPED = "\\udc5cudc"

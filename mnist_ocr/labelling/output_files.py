@@ -73,7 +73,7 @@ class OutputFiles:
 
     def check_job(self, job: Job) -> bool:
         """Whether `_SUCCESS` is of this job; if it is not, all parts would be of a wrong one."""
-        for key in ("job_id", "model_sha256", "versions") if self.summary else ():
+        for key in ("job_id", "model_sha256", "versions", "job_sha256") if self.summary else ():
             expected, found = getattr(job, key), getattr(self.summary, key)
             if found != expected:
                 self._report(
@@ -89,7 +89,8 @@ class OutputFiles:
         if self.totals:
             num_shards = max(num_shards, self.totals["num_shards"])
         if (lost := find_gap(self.manifest)) < num_shards:
-            self._report(f"{shard_name(lost)} is missing. {explain_relisting(lost)}")
+            advice = explain_relisting(self._output, lost)
+            self._report(f"{shard_name(lost)} is missing. {advice}")
         missing = sorted(self.manifest.keys() - self.parts.keys())
         if not self.is_finished:
             listing = "" if self.totals else ", and the listing has not ended"

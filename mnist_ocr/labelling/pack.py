@@ -20,7 +20,6 @@ from mnist_ocr.labelling.config import PackConfig
 from mnist_ocr.labelling.dataflow import (
     actors,
     follow,
-    plan_workers,
     receipt_row,
     run_shards,
     start_watch,
@@ -41,6 +40,7 @@ from mnist_ocr.labelling.packing import (
 )
 from mnist_ocr.labelling.report import Progress
 from mnist_ocr.labelling.summary import JobSummary, add_up, read_summary, write_summary
+from mnist_ocr.labelling.workers import plan_workers
 from mnist_ocr.session import connect_ray
 from mnist_ocr.storage import Store, open_store
 
@@ -123,7 +123,7 @@ def _pack_rest(
     seconds = Counter[str]()
     packing_started = monotonic()
     build = partial(_add_packer, job=job, num_actors=num_actors)
-    packed = map(PackReceipt.decode, run_shards(job, frozenset(finished), seconds, build))
+    packed = run_shards(job, frozenset(finished), seconds, build, PackReceipt.decode)
     listing = ListingMonitor(output, job.shard_size)
     receipts = list(follow(packed, num_before, listing, lease.guard(on_progress)))
     times = RunTimes(

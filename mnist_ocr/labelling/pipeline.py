@@ -15,7 +15,7 @@ travel only where they differ. Why not Ray Data's own readers and writers: docs/
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from functools import partial
 from typing import Any
 
@@ -55,7 +55,7 @@ def label_shards(
     *,
     num_actors: int,
     num_gpus_per_actor: float,
-) -> Iterator[Receipt]:
+) -> Generator[Receipt, None, None]:
     """Label every shard that is not `finished`; yields receipts as shards are committed.
 
     Args:
@@ -74,7 +74,7 @@ def label_shards(
         num_actors=num_actors,
         num_gpus_per_actor=num_gpus_per_actor,
     )
-    return map(Receipt.decode, run_shards(job, finished, seconds, build))
+    return run_shards(job, finished, seconds, build, Receipt.decode)
 
 
 def _add_stages(

@@ -1,6 +1,5 @@
 """The output contract: one row per input object, always. Described in docs/predictions.md."""
 
-import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 from mnist_ocr.digits.batch import OK
 from mnist_ocr.digits.calibration import NUM_CLASSES
 from mnist_ocr.digits.classifier import NOT_A_DIGIT, Predictions
+from mnist_ocr.labelling.sealing import UNSEALED, check_seal, seal
 
 SCHEMA = pa.schema(
     [
@@ -30,11 +30,6 @@ SCHEMA = pa.schema(
 
 METADATA_KEY = b"mnist_ocr"
 """Key of the JSON document in each file's metadata: job id, model sha256, versions, counts."""
-
-_DIGEST = "file_sha256"
-_NO_DIGEST = "0" * 64
-_DIGEST_START = f'"{_DIGEST}": "'.encode()
-"""What stands before the digest in a file; within a JSON string its quotes would be escaped."""
 
 
 def build_table(
@@ -83,21 +78,17 @@ def find_faults(table: pa.Table, threshold: float | None) -> Iterator[str]:
 
 
 def encode_table(table: pa.Table, metadata: Mapping[str, object]) -> bytes:
-    """The table as a Parquet file, with `metadata` as JSON under `METADATA_KEY`.
+    """The table as a sealed Parquet file, with `metadata` as JSON under `METADATA_KEY`.
 
-    The JSON gets a sha256 of the whole file, itself taken for zeros, as the checksum in a tar's
-    header is for spaces. Parquet's own page checksums do not serve: pyarrow 26 verified few pages.
+    Parquet's own page checksums do not serve: pyarrow 26 verified few pages.
     """
-    document = json.dumps({**metadata, _DIGEST: _NO_DIGEST})
+    document = json.dumps({**metadata, **UNSEALED})
     sink = io.BytesIO()
     with pq.ParquetWriter(sink, table.schema, compression="zstd") as writer:
         writer.write_table(table)
         # of the file; the schema's own would be in it a second time
         writer.add_key_value_metadata({METADATA_KEY: document})
-    data = sink.getvalue()
-    place = _find_digest(data)
-    assert place
-    return data[: place.start] + _digest_file(data, place) + data[place.stop :]
+    return seal(sink.getvalue())
 
 
 def decode_table(data: bytes) -> tuple[pa.Table, dict[str, Any]]:
@@ -106,26 +97,9 @@ def decode_table(data: bytes) -> tuple[pa.Table, dict[str, Any]]:
     Raises:
         ValueError: it is not as `encode_table` made it.
     """
-    place = _find_digest(data)
-    if not place or data[place] != _digest_file(data, place):
-        raise ValueError("its bytes do not have the sha256 that it was written with")
+    check_seal(data)
     table = pq.read_table(pa.BufferReader(data))
     return table.replace_schema_metadata(None), read_metadata(data)
-
-
-def _find_digest(data: bytes) -> slice | None:
-    """The place of the digest, None where there is none; the last, since it is in the footer."""
-    start = data.rfind(_DIGEST_START) + len(_DIGEST_START)
-    return slice(start, start + len(_NO_DIGEST)) if start >= len(_DIGEST_START) else None
-
-
-def _digest_file(data: bytes, place: slice) -> bytes:
-    """64 hex digits: the sha256 of a file with zeros in that place."""
-    content = memoryview(data)
-    digest = hashlib.sha256(content[: place.start])
-    digest.update(_NO_DIGEST.encode())
-    digest.update(content[place.stop :])
-    return digest.hexdigest().encode()
 
 
 def read_metadata(data: bytes) -> dict[str, Any]:

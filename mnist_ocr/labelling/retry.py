@@ -54,7 +54,12 @@ def retry(
             shard_size=job.shard_size,
         )
         wanted = describe_job(as_labelled, model, source, root)
-        check_same_job(job, wanted)
+        check_same_job(
+            job,
+            wanted,
+            "All rows are to be of one model: retry with the one that made them, or label all "
+            "anew (mnist-ocr label --relabel).",
+        )
         check_input(source)
         target = find_next(replace(wanted, base=number, redo=redo), source, root, number)
         return finish(target, source, model, config, started, lease, on_progress)

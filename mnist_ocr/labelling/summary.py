@@ -51,6 +51,8 @@ class JobSummary:
 
     output_uri: str
     job_id: str
+    job_sha256: str
+    """Of what `_job.json` says, apart from `output_uri`."""
     versions: dict[str, str]
     num_images: int
     num_shards: int
@@ -143,6 +145,7 @@ def add_up(
     return {
         "output_uri": job.output_uri,
         "job_id": job.job_id,
+        "job_sha256": job.job_sha256,
         "versions": job.versions,
         "num_images": num_images,
         "num_shards": len(receipts),

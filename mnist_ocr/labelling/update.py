@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
-from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir
+from mmap import ACCESS_READ, mmap
+from tempfile import TemporaryFile, gettempdir
 
 import numpy as np
 import pyarrow as pa
@@ -108,9 +108,8 @@ def find_changes(source: Source, base: Store, on_page: Callable[[int], None]) ->
         StorageUnreachableError: a store does not answer.
     """
     known = _read_known(base)
-    with TemporaryDirectory(prefix="mnist-ocr-") as folder:
-        path = str(Path(folder, "changes.arrow"))
-        with pa.OSFile(path, "wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
+    with TemporaryFile() as file:  # without a name: nothing is left of a process that is killed
+        with pa.ipc.new_file(file, SCHEMA) as writer:
             num_listed = 0
             for table in _list(source):
                 num_listed += len(table)
@@ -124,8 +123,9 @@ def find_changes(source: Source, base: Store, on_page: Callable[[int], None]) ->
                 f"No objects under {source.uri} any more: it was emptied, or unmounted."
             )
         del known
-        with pa.memory_map(path) as mapped:
-            yield Changes(pa.ipc.open_file(mapped).read_all())
+        file.flush()
+        mapped = pa.py_buffer(mmap(file.fileno(), 0, access=ACCESS_READ))
+        yield Changes(pa.ipc.open_file(mapped).read_all())
 
 
 def _list(source: Source) -> Iterator[pa.Table]:

@@ -146,7 +146,8 @@ class _Verifier:
             self._take(part_name(shard), part),
         )
         if check.manifest_fault:
-            self._report(f"{shard_name(shard)} {check.manifest_fault}. {explain_relisting(shard)}")
+            advice = explain_relisting(self._output, shard)
+            self._report(f"{shard_name(shard)} {check.manifest_fault}. {advice}")
         if check.part_fault:
             self._report(f"{part_name(shard)} {check.part_fault}. {self._files.how_to_redo}")
         if (rows := check.rows) is not None:

@@ -270,7 +270,7 @@ def test_retry_reads_objects_as_they_are_now(
     (scans / "070.png").unlink()
     (scans / "070.png").write_bytes(images[70])
     options = {"num_gpus_per_actor": 0.0}
-    with pytest.raises(UsageError, match="model_sha256 was"):
+    with pytest.raises(UsageError, match=r"model_sha256 was .* retry with the one that made them"):
         retry(RetryConfig(str(output), model_uri=other_model_uri, **options))
     config = RetryConfig(str(output), "missing", model_uri, **options)
     summary = retry(config)

@@ -171,6 +171,7 @@ SUMMARY = LabelSummary(
     output_uri="/out",
     job_id="1",
     model_sha256="ab",
+    job_sha256="",
     versions={},
     num_images=100,
     num_shards=1,

@@ -13,6 +13,7 @@ from mnist_ocr.labelling import generations, prune, targets
 from mnist_ocr.labelling.config import LabelConfig, PruneConfig
 from mnist_ocr.labelling.folders import FolderSource
 from mnist_ocr.labelling.job import Job, read_job, write_job
+from mnist_ocr.labelling.manifest_shard import explain_relisting
 from mnist_ocr.labelling.redo import STATUSES, parse_statuses
 from mnist_ocr.storage import Store, open_store
 
@@ -256,3 +257,9 @@ def test_job_of_a_generation_is_read_back(root: Store) -> None:
     job = replace(JOB, base=3, redo=("missing",))
     write_job(root, job)
     assert read_job(root, Job) == job
+
+
+def test_what_to_do_about_a_lost_manifest_shard_depends_on_the_generation(root: Store) -> None:
+    """Listed anew, a later one's objects would be in another order than its base's."""
+    assert "delete what has the number 00000003" in explain_relisting(root, 3)
+    assert "remove this one" in explain_relisting(generations.open_generation(root, 1), 3)

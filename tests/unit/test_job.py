@@ -1,17 +1,24 @@
 """`_job.json` and who may add to an output."""
 
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import pytest
 
 from mnist_ocr.digits.calibration import Calibration, Threshold
 from mnist_ocr.errors import UsageError
 from mnist_ocr.labelling.config import LabelConfig
-from mnist_ocr.labelling.dataflow import plan_workers
+from mnist_ocr.labelling.dataflow import follow
 from mnist_ocr.labelling.job import JOB, Job, check_same_job, read_job, write_job
 from mnist_ocr.labelling.label import explain_no_threshold
+from mnist_ocr.labelling.manifest import ListingMonitor
+from mnist_ocr.labelling.report import Progress
+from mnist_ocr.labelling.shards import Receipt
+from mnist_ocr.labelling.workers import plan_workers
 from mnist_ocr.storage import open_store
+from mnist_ocr.traffic import Traffic
 
 WANTED = Job(
     job_id="1",
@@ -128,3 +135,22 @@ def test_gpus_that_are_not_there_are_named() -> None:
     """Ray would wait for them for ever."""
     with pytest.raises(UsageError, match="num_gpus_per_actor is 1 and the Ray cluster has 0 GPUs"):
         plan_workers(None, 1, {"CPU": 8.0})
+
+
+def test_workers_end_with_who_follows_them(tmp_path: Path) -> None:
+    """A command that holds its output no more does not let them write on."""
+    is_closed = Event()
+
+    def label() -> Generator[Receipt, None, None]:
+        try:
+            while True:
+                yield Receipt(0, 1, 1, {"ok": 1}, Traffic())
+        finally:
+            is_closed.set()
+
+    def stop(progress: Progress) -> None:
+        raise UsageError("It was taken over.")
+
+    with pytest.raises(UsageError, match="taken over") as caught:
+        list(follow(label(), 0, ListingMonitor(open_store(str(tmp_path)), 8), stop))
+    assert is_closed.is_set(), caught  # while the traceback holds all frames
