@@ -30,7 +30,7 @@ class Clock:
         return {
             "LD_PRELOAD": self.library,
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
-            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_CACHE_DURATION": "1",  # each look at the file may fail, and ends the process
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         }
 
@@ -66,19 +66,20 @@ class Nodes:
     def __init__(self) -> None:
         self._cluster: Any = None
         self._nodes: list[Any] = []
-        self._environment: dict[str, str] = {}
+        self.environment: dict[str, str] = {}
+        """Variables that its processes have beside those of this one."""
 
     def start(self, environment: dict[str, str]) -> None:
-        """A cluster whose processes have these variables; one without any serves many schedules.
+        """A cluster with these variables; one without any serves many schedules.
 
         A clock that has jumped leaves Ray with timers that end in hours, of health checks, too.
         """
         from ray.cluster_utils import Cluster
 
-        if self._cluster and not (environment or self._environment):
+        if self._cluster and not (environment or self.environment):
             return
         self.shutdown()
-        self._environment = environment
+        self.environment = environment
         head = {"num_cpus": 0, "include_dashboard": False}
         with mock.patch.dict(os.environ, environment):
             self._cluster = Cluster(initialize_head=True, head_node_args=head)
@@ -92,7 +93,7 @@ class Nodes:
 
     def restore(self) -> None:
         """Both nodes are there."""
-        with mock.patch.dict(os.environ, self._environment):
+        with mock.patch.dict(os.environ, self.environment):
             while len(self._nodes) < 2:
                 self._nodes.append(self._cluster.add_node(num_cpus=1, num_gpus=1))
 

@@ -10,8 +10,8 @@ import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing import forkserver
 from pathlib import Path
+from threading import Timer
 from typing import Any
 from unittest import mock
 
@@ -24,7 +24,18 @@ MAX_TRIES = 4
 TIMEOUT_S = 300
 """A run that takes longer hangs; for two minutes Ray tries to reach a node whose end it missed."""
 
-EVENTS = ("worker killed", "driver killed", "node lost", "crash point", "disk full", "clock jump")
+RIVALRY = ("second command", "command suspended")
+
+EVENTS = (
+    *("worker killed", "driver killed", "node lost", "crash point", "disk full", "clock jump"),
+    *RIVALRY,
+)
+
+LEASE = {"HEARTBEAT_S": 1.0, "GIVE_UP_S": 8.0, "EXPIRY_S": 12.0}
+"""Shorter than it is, so that what lasts longer than a lease lasts not long."""
+
+SUSPENSION_S = (1.0, 20.0)
+"""At least and at most."""
 
 CRASH_STEPS = ("shard-listed", "shard-recorded", "shard-read", "shard-predicted", "part-written")
 
@@ -52,6 +63,8 @@ class Schedule:
     rate: float
     """Share of its answers that are disturbed."""
     runs: tuple[tuple[Event, ...], ...]
+    has_update: bool
+    """Whether the input changes in the end, and the same happens to `--update`."""
 
     @classmethod
     def draw(cls, seed: int, events: tuple[str, ...]) -> "Schedule":
@@ -78,7 +91,13 @@ class Schedule:
             tuple(faults),
             numbers.uniform(0.02, 0.15),
             tuple(runs),
+            numbers.random() < 0.3,
         )
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """Of its events."""
+        return frozenset(event.kind for events in self.runs for event in events)
 
     @property
     def may_fail(self) -> frozenset[str]:
@@ -87,23 +106,36 @@ class Schedule:
         return frozenset(told[fault] for fault in self.faults if fault in told)
 
 
-def run_command(arguments: list[str], environment: dict[str, str], log: str) -> None:
-    """The command in a process of its own, forked from one that has imported it."""
+def run_command(
+    arguments: list[str], environment: dict[str, str], log: str, is_elsewhere: bool
+) -> None:
+    """The command in a process of its own, forked from one that has imported it.
+
+    Args:
+        arguments: Of the command.
+        environment: More variables.
+        log: File for what it says.
+        is_elsewhere: Whether it takes itself for one of another machine, from which other
+            commands' processes cannot be seen.
+    """
     from mnist_ocr import cli
+    from mnist_ocr.labelling import lease
 
     os.environ.update(environment)
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    if is_elsewhere:
+        machine = f"{os.getpid()}"
+        lease._identify_machine = lambda: machine
+        vars(lease).update(LEASE)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
     sys.exit(cli.main(arguments))
 
 
-def make_context(clock: Clock) -> Any:
+def make_context() -> Any:
     """Of multiprocessing: importing once saves each run three seconds."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mnist_ocr.cli", "mnist_ocr.labelling.label", "ray.data"])
-    with mock.patch.dict(os.environ, clock.environment):
-        forkserver.ensure_running()
     return context
 
 
@@ -119,10 +151,13 @@ class Runner:
     done: Counter[str] = field(default_factory=Counter)
     """Events that happened."""
 
+    is_elsewhere: bool = False
+    """Whether each command runs on a machine of its own, as far as it can tell."""
+
     def begin(self, schedule: Schedule) -> None:
         """Have a cluster that what happens in a schedule can happen to."""
-        kinds = {event.kind for events in schedule.runs for event in events}
-        self.nodes.start(self.clock.environment if "clock jump" in kinds else {})
+        self.nodes.start(self.clock.environment if "clock jump" in schedule.kinds else {})
+        self.is_elsewhere = not schedule.kinds.isdisjoint(RIVALRY)
 
     def run(
         self, arguments: list[str], parts: Path, events: tuple[Event, ...], numbers: random.Random
@@ -135,35 +170,50 @@ class Runner:
             events: What happens to it.
             numbers: For their details.
         """
-        environment = {"AWS_ENDPOINT_URL": self.proxy.endpoint, "RAY_ADDRESS": self.nodes.address}
+        environment = {}
         if any(event.kind == "crash point" for event in events):
             step = f"{numbers.choice(CRASH_STEPS)}:{numbers.randint(1, 4)}"
             environment["MNIST_OCR_CRASH_AT"] = step
             self.done["crash point armed"] += 1
-        variables = {"AWS_ENDPOINT_URL": self.proxy.endpoint}
-        config = {"runtime_env": {"env_vars": variables}}
-        environment["RAY_JOB_CONFIG_JSON_ENV_VAR"] = json.dumps(config)
-        process = self.context.Process(
-            target=run_command, args=(arguments, environment, str(self._log))
-        )
+        self._log.unlink(missing_ok=True)
         before = count_parts(parts)
         waiting = [event for event in events if event.kind != "crash point"]
-        process.start()
+        process = self._start(arguments, environment)
+        rivals = []
         deadline = time.monotonic() + TIMEOUT_S
-        while process.is_alive():
+        while process.is_alive() or any(rival.is_alive() for rival in rivals):
             if time.monotonic() > deadline:
                 process.kill()
                 raise TimeoutError(f"The command hangs: {self.read_log()}")
-            process.join(0.02)
+            time.sleep(0.02)
             num_parts = count_parts(parts) - before
             for event in [event for event in waiting if event.num_parts <= num_parts]:
-                if self._make(event.kind, process.pid, parts, numbers):
-                    waiting.remove(event)
-                    self.done[event.kind] += 1
+                if event.kind == "second command":
+                    rivals.append(self._start(arguments, {}))
+                elif not self._make(event.kind, process, parts, numbers):
+                    continue
+                waiting.remove(event)
+                self.done[event.kind] += 1
         self.nodes.restore()
         self.clock.set(0)
         (parts.parent / "ballast").unlink(missing_ok=True)
+        for rival in rivals:
+            self.done[f"second command: {rival.exitcode}"] += 1
         return process.exitcode
+
+    def _start(self, arguments: list[str], environment: dict[str, str]) -> Any:
+        variables = {"AWS_ENDPOINT_URL": self.proxy.endpoint}
+        environment = environment | variables | {"RAY_ADDRESS": self.nodes.address}
+        config = {"runtime_env": {"env_vars": variables}}
+        environment["RAY_JOB_CONFIG_JSON_ENV_VAR"] = json.dumps(config)
+        clock = self.nodes.environment  # which a server that runs already has not
+        context = multiprocessing.get_context("spawn") if clock else self.context
+        process = context.Process(
+            target=run_command, args=(arguments, environment, str(self._log), self.is_elsewhere)
+        )
+        with mock.patch.dict(os.environ, clock):
+            process.start()
+        return process
 
     @property
     def _log(self) -> Path:
@@ -173,12 +223,15 @@ class Runner:
         """What the last run said."""
         return self._log.read_text()
 
-    def _make(self, kind: str, pid: int, parts: Path, numbers: random.Random) -> bool:
+    def _make(self, kind: str, process: Any, parts: Path, numbers: random.Random) -> bool:
         """Let something happen; whether it did."""
         if kind == "worker killed":
             return self.nodes.kill_worker(numbers)
         if kind == "driver killed":
-            os.kill(pid, signal.SIGKILL)
+            process.kill()
+        elif kind == "command suspended" and process.is_alive():
+            os.kill(process.pid, signal.SIGSTOP)
+            Timer(numbers.uniform(*SUSPENSION_S), wake_up, [process.pid]).start()
         elif kind == "node lost":
             return self.nodes.lose()
         elif kind == "clock jump":
@@ -190,6 +243,12 @@ class Runner:
         return True
 
 
+def wake_up(pid: int) -> None:
+    """A suspended process, if it lives."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
+
+
 def count_parts(folder: Path) -> int:
     """Parquet files that are there."""
-    return len(list(folder.glob("part-*.parquet")))
+    return len(list(folder.rglob("part-*.parquet")))

@@ -8,6 +8,7 @@ import random
 import shutil
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,45 +46,77 @@ class Chaos:
     """What all schedules share."""
 
     def __init__(
-        self, places: dict[str, Place], model_uri: str, runner: Runner, events: tuple[str, ...]
+        self,
+        places: dict[str, Place],
+        server: S3Server,
+        model_uri: str,
+        runner: Runner,
+        events: tuple[str, ...],
     ) -> None:
         self.places = places
+        self._server = server
         self.model_uri = model_uri
         self.runner = runner
         self.events = events
         """Kinds that can be made on this machine."""
-        self._right: dict[tuple[str, str], pd.DataFrame] = {}
+        self._right: dict[str, pd.DataFrame] = {}
 
-    def label(self, schedule: Schedule, output: Place, events: tuple[Event, ...] = ()) -> int:
-        """One run of the command; its exit code."""
-        arguments = ["label", f"{self.places[schedule.input_place].uri}/{schedule.input_name}"]
-        arguments += [output.uri, "--shard-size", str(SHARD_SIZE)]
-        return self._run(arguments, schedule, output, events)
+    def label_till_done(
+        self, schedule: Schedule, source: Place, output: Place, *options: str
+    ) -> list[int]:
+        """Run the command until it succeeds, disturbed less in the end; all exit codes."""
+        proxy = self.runner.proxy
+        proxy.disturb(schedule.seed, schedule.faults, schedule.rate)
+        arguments = ["label", source.uri, output.uri, "--shard-size", str(SHARD_SIZE), *options]
+        exit_codes = []
+        for events in schedule.runs:
+            exit_codes.append(self._run(arguments, schedule, output, events))
+            if exit_codes[-1] == 0:
+                break
+        else:
+            proxy.rate /= 4  # still, but so that it gets on
+            exit_codes.append(self._run(arguments, schedule, output, ()))
+        proxy.rate = 0
+        assert exit_codes[-1] == 0, f"{schedule}: {exit_codes} {self.runner.read_log()}"
+        assert verify(VerifyConfig(output.uri)).problems == [], schedule
+        return exit_codes
 
-    def retry(self, schedule: Schedule, output: Place) -> int:
-        """Label what the store's faults have kept from being read; the exit code."""
+    def retry(self, schedule: Schedule, output: Place) -> None:
+        """Label what the store's faults have kept from being read."""
         arguments = ["retry", output.uri, "--status", ",".join(schedule.may_fail)]
-        return self._run(arguments, schedule, output, ())
+        exit_code = self._run(arguments, schedule, output, ())
+        assert exit_code == 0, f"{schedule}: {self.runner.read_log()}"
+        assert verify(VerifyConfig(output.uri)).problems == [], schedule
 
     def _run(
         self, arguments: list[str], schedule: Schedule, output: Place, events: tuple[Event, ...]
     ) -> int:
-        arguments += ["--model-uri", self.model_uri]
+        arguments = [*arguments, "--model-uri", self.model_uri]
         arguments += ["--num-gpus-per-actor", "1" if schedule.has_gpus else "0"]
         numbers = random.Random(f"{schedule.seed} {len(events)}")
         return self.runner.run(arguments, output.root, events, numbers)
 
-    def find_right_rows(self, schedule: Schedule) -> pd.DataFrame:
+    def find_right_rows(self, schedule: Schedule, source: Place) -> pd.DataFrame:
         """Those of a run that nothing happened to."""
-        key = (schedule.input_place, schedule.input_name)
-        if key not in self._right:
-            output = self.make_output("disk", f"right-{'-'.join(key)}")
-            assert self.label(schedule, output) == 0
-            self._right[key] = read_rows(output.uri)
-        return self._right[key]
+        if source.uri not in self._right:
+            output = self.make_place("disk", f"right-{schedule.input_place}-{source.root.name}")
+            self.label_till_done(replace(schedule, faults=(), runs=()), source, output)
+            self._right[source.uri] = read_rows(output.uri)
+            shutil.rmtree(output.root)
+        return self._right[source.uri].copy()
 
-    def make_output(self, place: str, name: str) -> Place:
-        """A new folder for an output."""
+    def copy_input(self, schedule: Schedule, source: Place) -> Place:
+        """One that may be changed."""
+        name = f"input-{schedule.seed}"
+        if schedule.input_place == "s3":
+            copy = Place(f"s3://{name}", self._server.make_bucket(name))
+        else:
+            copy = self.make_place("disk", name)
+        shutil.copytree(source.root, copy.root, dirs_exist_ok=True)
+        return copy
+
+    def make_place(self, place: str, name: str) -> Place:
+        """A folder, for an input or an output."""
         parent = self.places[place]
         return Place(f"{parent.uri}/{name}", parent.root / name)
 
@@ -115,9 +148,9 @@ def chaos(
         nodes = Nodes()
         try:
             with serve_faults(rclone_server.endpoint, FIRST_SEED) as proxy:
-                runner = Runner(nodes, clock, proxy, make_context(clock), folder)
+                runner = Runner(nodes, clock, proxy, make_context(), folder)
                 events = tuple(kind for kind in EVENTS if kind not in missing)
-                yield Chaos(places, model_uri, runner, events)
+                yield Chaos(places, rclone_server, model_uri, runner, events)
                 print(f"\n{len(SEEDS)} schedules: {dict(runner.done)}, store: {dict(proxy.done)}")
                 print(f"not to be had here: {missing or 'nothing'}")
         finally:
@@ -164,30 +197,55 @@ def assert_equal(rows: pd.DataFrame, right: pd.DataFrame) -> None:
 def test_schedule_of_faults_costs_no_row(seed: int, chaos: Chaos) -> None:
     """The command is run until it succeeds: `verify` is clean, the rows are a quiet run's."""
     runner = chaos.runner
-    runner.proxy.rate = 0  # whatever became of the last one
     schedule = Schedule.draw(seed, chaos.events)
     runner.begin(schedule)
-    right = chaos.find_right_rows(schedule)
-    output = chaos.make_output(schedule.output_place, f"seed-{seed}")
-    runner.proxy.disturb(seed, schedule.faults, schedule.rate)
-    exit_codes = []
-    for events in schedule.runs:
-        exit_codes.append(chaos.label(schedule, output, events))
-        if exit_codes[-1] == 0:
-            break
-    else:
-        runner.proxy.rate /= 4  # still, but so that it gets on
-        exit_codes.append(chaos.label(schedule, output))
-    runner.proxy.rate = 0
-    assert exit_codes[-1] == 0, f"{schedule}: {exit_codes} {runner.read_log()}"
-    assert verify(VerifyConfig(output.uri)).problems == [], schedule
-    rows = read_rows(output.uri)
-    assert rows["path"].tolist() == right["path"].tolist(), schedule
-    told = rows["status"].isin(schedule.may_fail)
-    assert_equal(rows[~told], right[~told])
-    if told.any():
-        assert chaos.retry(schedule, output) == 0, f"{schedule}: {runner.read_log()}"
-        assert verify(VerifyConfig(output.uri)).problems == [], schedule
-        assert_equal(read_rows(output.uri), right)
-    print(schedule, exit_codes, f"{told.sum()} rows tried once more")
+    source = chaos.make_place(schedule.input_place, schedule.input_name)
+    output = chaos.make_place(schedule.output_place, f"seed-{seed}")
+    right = chaos.find_right_rows(schedule, source)
+    if schedule.has_update:
+        copy = chaos.copy_input(schedule, source)
+        right["path"] = right["path"].str.replace(source.uri, copy.uri, regex=False)
+        source = copy
+    exit_codes = chaos.label_till_done(schedule, source, output)
+    num_told = assert_right(chaos, schedule, output, right)
+    if schedule.has_update:
+        change_input(source)
+        exit_codes += chaos.label_till_done(schedule, source, output, "--update")
+        new = chaos.find_right_rows(schedule, source)
+        gone = right[~right["path"].isin(new["path"])]
+        num_told += assert_right(chaos, schedule, output, pd.concat([new, gone]), has_ids=False)
+        shutil.rmtree(source.root)
+    print(schedule, exit_codes, f"{num_told} rows tried once more")
     shutil.rmtree(output.root)
+
+
+def change_input(source: Place) -> None:
+    """Some images are gone, some are others now, some are new."""
+    store = open_store(source.uri)  # rclone sees only what is changed through it
+    images = sorted(path.name for path in source.root.glob("*.png"))
+    for name in images[::60]:
+        store.delete(name)
+    for i, name in enumerate(images[1::25]):
+        store.write(name, (source.root / images[-1 - i * 7]).read_bytes())
+    for i, name in enumerate(images[2::9]):
+        store.write(f"new-{i:03d}.png", (source.root / name).read_bytes())
+
+
+def assert_right(
+    chaos: Chaos, schedule: Schedule, output: Place, right: pd.DataFrame, has_ids: bool = True
+) -> int:
+    """Rows are right, at the latest when those are redone that tell of faults; how many do."""
+    columns = list(right.columns) if has_ids else [name for name in right if name != "id"]
+    right = right.sort_values(columns[0])[columns].reset_index(drop=True)
+
+    def read() -> pd.DataFrame:
+        return read_rows(output.uri).sort_values(columns[0])[columns].reset_index(drop=True)
+
+    rows = read()
+    assert rows["path"].tolist() == right["path"].tolist(), schedule
+    is_told = rows["status"].isin(schedule.may_fail)
+    assert_equal(rows[~is_told], right[~is_told])
+    if is_told.any():
+        chaos.retry(schedule, output)
+        assert_equal(read(), right)
+    return int(is_told.sum())
