@@ -5,9 +5,10 @@ that is not complete is written anew.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import count
+from typing import Any
 
 import pyarrow as pa
 
@@ -91,12 +92,12 @@ def _write_shard(output: Store, shard: int, table: pa.Table) -> int:
     return len(table)
 
 
-def replace_objects(table: pa.Table, objects: dict[int, tuple[int, str]]) -> pa.Table:
-    """A shard in which the objects of some rows have another size and etag."""
+def replace_objects(table: pa.Table, objects: Mapping[int, Mapping[str, Any]]) -> pa.Table:
+    """A shard in which some rows have other values in some columns; they keep their ids."""
     if not objects:
         return table
-    sizes, etags = table["size"].to_pylist(), table["etag"].to_pylist()
-    for row, (size, etag) in objects.items():
-        sizes[row], etags[row] = size, etag
-    columns = [table["id"], table["path"], pa.array(sizes), pa.array(etags)]
-    return pa.Table.from_arrays(columns, schema=table.schema)
+    columns = {name: table[name].to_pylist() for name in table.column_names}
+    for row, values in objects.items():
+        for name in values.keys() - {"id"}:
+            columns[name][row] = values[name]
+    return pa.table(columns, schema=table.schema)

@@ -73,8 +73,8 @@ def _make_shards(source: Source, base: Store, redo: Sequence[str]) -> Iterator[p
         calls = ((INFO_BYTES, partial(_look_up, source, info)) for info in objects)
         infos = call_in_blocks(calls)
         rows = np.flatnonzero(is_redone.to_numpy()).tolist()
-        found = {row: (info.size, info.etag) for row, info in zip(rows, infos, strict=True)}
-        yield replace_objects(manifest.table, found)
+        found = ({"size": info.size, "etag": info.etag} for info in infos)
+        yield replace_objects(manifest.table, dict(zip(rows, found, strict=True)))
 
 
 def _look_up(source: Source, info: ObjectInfo) -> ObjectInfo:

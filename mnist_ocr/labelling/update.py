@@ -18,6 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mnist_ocr.errors import DamagedOutputError, UsageError
+from mnist_ocr.labelling.archives import SEPARATOR
 from mnist_ocr.labelling.lanes import Lane, Listing
 from mnist_ocr.labelling.locator import Locator
 from mnist_ocr.labelling.manifest import SPLIT_AT, SPLIT_INTERVAL, read_totals, size_of_shard
@@ -46,6 +47,8 @@ class Changes:
 
     objects: pa.Table
     """As rows of a manifest; their ids mean nothing. Lies in a file."""
+    healed: frozenset[bytes]
+    """Hashes of the paths of archives that were no good when the base was listed, and now are."""
 
     def write(
         self, base: Store, output: Store, shard_size: int, on_shard: Callable[[int], None]
@@ -61,25 +64,17 @@ class Changes:
         write_manifest(output, self._make_shards(base, shard_size), on_shard)
 
     def _make_shards(self, base: Store, shard_size: int) -> Iterator[pa.Table]:
-        batches = self.objects.to_batches()  # not all paths at once
-        hashes = np.concatenate([_hash(batch["path"].to_pylist()) for batch in batches])
-        order = np.argsort(hashes, kind="stable")
-        hashes = hashes[order]
-        num_taken = np.zeros(len(hashes), np.int32)  # of those with the same path, at the first
-        is_new = np.ones(len(hashes), np.bool_)
+        members = self._find_members(base) if self.healed else {}
+        is_new = np.ones(len(self.objects), np.bool_)
         shard, next_id = 0, 0
-        for manifest in read_shards(base):
-            table = manifest.table
-            rows, places = _find(hashes, _hash(table["path"].to_pylist()))
-            changed = {}
-            for row, first in zip(rows.tolist(), places.tolist(), strict=True):
-                place = first + num_taken[first]
-                if place < len(hashes) and hashes[place] == hashes[first]:
-                    num_taken[first] += 1
-                    found = order[place]
-                    is_new[found] = False
-                    changed[row] = tuple(self.objects[c][found].as_py() for c in ("size", "etag"))
-            yield replace_objects(table, changed)
+        for table, found in self._match(base):
+            for row in self._find_healed(table):
+                if place := members.get(table["path"][row].as_py()):
+                    found[row] = place
+            is_new[list(found.values())] = False
+            yield replace_objects(
+                table, {row: self.objects.slice(i, 1).to_pylist()[0] for row, i in found.items()}
+            )
             shard, next_id = shard + 1, table["id"][-1].as_py() + 1
         new = np.flatnonzero(is_new)
         while len(new):
@@ -91,6 +86,41 @@ class Changes:
             columns = [ids, *(part[name] for name in ("path", "size", "etag"))]
             yield pa.Table.from_arrays(columns, schema=LISTED_SCHEMA)
             shard, next_id = shard + 1, next_id + len(part)
+
+    def _match(self, base: Store) -> Iterator[tuple[pa.Table, dict[int, int]]]:
+        """Each shard of the base, and which objects have taken the place of which of its rows."""
+        batches = self.objects.to_batches()  # not all paths at once
+        hashes = np.concatenate([_hash(batch["path"].to_pylist()) for batch in batches])
+        order = np.argsort(hashes, kind="stable")
+        hashes = hashes[order]
+        num_taken = np.zeros(len(hashes), np.int32)  # of those with the same path, at the first
+        for manifest in read_shards(base):
+            rows, places = _find(hashes, _hash(manifest.table["path"].to_pylist()))
+            found = {}
+            for row, first in zip(rows.tolist(), places.tolist(), strict=True):
+                place = first + num_taken[first]
+                if place < len(hashes) and hashes[place] == hashes[first]:
+                    num_taken[first] += 1
+                    found[row] = int(order[place])
+            yield manifest.table, found
+
+    def _find_members(self, base: Store) -> dict[str, int]:
+        """Of each archive that has healed, the first member that the base has not."""
+        is_new = np.ones(len(self.objects), np.bool_)
+        for _, found in self._match(base):
+            is_new[list(found.values())] = False
+        members: dict[str, int] = {}
+        for place in np.flatnonzero(is_new).tolist():
+            archive, separator, _ = self.objects["path"][place].as_py().partition(SEPARATOR)
+            if separator:
+                members.setdefault(archive, place)
+        return members
+
+    def _find_healed(self, table: pa.Table) -> list[int]:
+        """Rows of archives that were no good."""
+        if not self.healed:
+            return []
+        return [i for i, path in enumerate(_hash(table["path"].to_pylist())) if path in self.healed]
 
 
 @contextmanager
@@ -107,12 +137,13 @@ def find_changes(source: Source, base: Store, on_page: Callable[[int], None]) ->
             file.
         StorageUnreachableError: a store does not answer.
     """
-    known = _read_known(base)
+    known, faulty = _read_known(base)
     with TemporaryFile() as file:  # without a name: nothing is left of a process that is killed
         with pa.ipc.new_file(file, SCHEMA) as writer:
             num_listed = 0
             for table in _list(source):
                 num_listed += len(table)
+                faulty -= _find_faulty(table)
                 unknown = np.ones(len(table), np.bool_)
                 unknown[_find(known, _hash(_describe(table)))[0]] = False
                 if unknown.any():
@@ -125,7 +156,7 @@ def find_changes(source: Source, base: Store, on_page: Callable[[int], None]) ->
         del known
         file.flush()
         mapped = pa.py_buffer(mmap(file.fileno(), 0, access=ACCESS_READ))
-        yield Changes(pa.ipc.open_file(mapped).read_all())
+        yield Changes(pa.ipc.open_file(mapped).read_all(), frozenset(faulty))
 
 
 def _list(source: Source) -> Iterator[pa.Table]:
@@ -148,8 +179,8 @@ def _append(writer: pa.ipc.RecordBatchFileWriter, table: pa.Table) -> None:
         ) from error
 
 
-def _read_known(base: Store) -> Hashes:
-    """The sorted hashes of a generation's objects."""
+def _read_known(base: Store) -> tuple[Hashes, set[bytes]]:
+    """The sorted hashes of a generation's objects, and those of the paths of archives no good."""
     totals = read_totals(base)
     if not totals:
         raise DamagedOutputError(
@@ -157,11 +188,24 @@ def _read_known(base: Store) -> Hashes:
             "command without --update, which lists what is missing; then update."
         )
     known, end = np.empty(totals["num_images"], HASH), 0
+    faulty = set()
     for shard in read_shards(base):
         start, end = end, end + len(shard.table)
         known[start:end] = _hash(_describe(shard.table))
+        faulty |= _find_faulty(shard.table)
     known.sort()
-    return known
+    return known, faulty
+
+
+def _find_faulty(table: pa.Table) -> set[bytes]:
+    """Hashes of the paths of what was no good when it was listed."""
+    etags, paths = table["etag"].to_pylist(), table["path"].to_pylist()
+    faulty = (
+        path
+        for path, etag in zip(paths, etags, strict=True)
+        if "\t" in etag and Locator.parse(etag).status
+    )
+    return set(_hash(faulty).tolist())
 
 
 def _describe(table: pa.Table) -> Iterator[str]:

@@ -80,9 +80,11 @@ def test_unchanged_objects_keep_their_rows(job: Job, shard: ManifestShard, root:
     assert ids_of(kept_rows.find_unread(shard, kept).table) == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("change", [(9, "etag-2"), (2, "etag-9")], ids=["size", "etag"])
-def test_changed_objects_are_read(change: tuple[int, str], job: Job, shard: ManifestShard) -> None:
-    """Another size or another etag suffices."""
+@pytest.mark.parametrize("change", [{"size": 9}, {"etag": "etag-9"}, {"path": "other"}])
+def test_changed_objects_are_read(
+    change: dict[str, object], job: Job, shard: ManifestShard
+) -> None:
+    """Another size, etag or path suffices."""
     now = replace(shard, table=replace_objects(shard.table, {2: change}))
     kept = kept_rows.read_kept(job, 0, now)
     assert ids_of(kept) == [0, 1, 3]

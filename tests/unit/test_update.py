@@ -1,5 +1,6 @@
 """What is new or has changed since a generation was made, whatever the listings and crashes."""
 
+import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -174,10 +175,39 @@ def test_members_of_the_same_name_keep_a_row_each(tmp_path: Path) -> None:
     )
     (tmp_path / "new").mkdir()
     output = open_store(str(tmp_path / "new"))
-    changes = update.Changes(list_members("new", [512, 2048, 4096]))
+    changes = update.Changes(list_members("new", [512, 2048, 4096]), frozenset())
     changes.write(base, output, 4, lambda num_objects: None)
     assert [row[0] for row in rows_of(output)] == [0, 1, 2]
     assert [row[3] for row in rows_of(output)] == ["new\t512", "new\t2048", "new\t4096"]
+
+
+def test_row_of_an_archive_that_was_no_good_becomes_a_members(tmp_path: Path) -> None:
+    """As soon as it is listed whole; until then it stays."""
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    with tarfile.open(tmp_path / "whole.tar", "w") as archive:
+        for name in "abcd":
+            archive.addfile(tarfile.TarInfo(f"{name}.png"))
+    data = (tmp_path / "whole.tar").read_bytes()
+    source = FolderSource(open_store(str(folder)))
+    (folder / "z.png").touch()
+
+    def follow(base: Store | None, name: str, content: bytes) -> tuple[Store, list[str]]:
+        (folder / "0.tar").write_bytes(content)
+        (tmp_path / name).mkdir()
+        output = open_store(str(tmp_path / name))
+        if base:
+            apply(source, base, output, 2)
+        else:
+            list(manifest.iterate_shards(source, output, shard_size=2))
+        return output, [row[1].removeprefix(f"{folder}/") for row in rows_of(output)]
+
+    first, names = follow(None, "first", data[: 512 + 100])
+    assert names == ["0.tar::a.png", "0.tar", "z.png"]
+    second, names = follow(first, "second", data[: 1024 + 100])
+    assert names == ["0.tar::a.png", "0.tar", "z.png", "0.tar::b.png"]
+    names = follow(second, "third", data)[1]
+    assert names == ["0.tar::a.png", "0.tar::c.png", "z.png", "0.tar::b.png", "0.tar::d.png"]
 
 
 def test_line_inserted_into_a_list_is_the_only_new_one(tmp_path: Path) -> None:
@@ -198,6 +228,6 @@ def test_line_inserted_into_a_list_is_the_only_new_one(tmp_path: Path) -> None:
 def test_known_objects_take_sixteen_bytes_each(tmp_path: Path) -> None:
     """Beside a shard or two, however many there are."""
     base = label_first({f"{i:05d}": (1, "x") for i in range(3000)}, tmp_path / "base", 512)
-    known = update._read_known(base)
+    known, _ = update._read_known(base)
     assert known.nbytes == 16 * 3000
     assert (np.sort(known) == known).all()
