@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -104,8 +105,11 @@ def run_until(step: str, number: int, *arguments: str) -> subprocess.CompletedPr
 
 def count_deaths(step: str, number: int) -> int:
     """Of workers, by what they last wrote into Ray's logs."""
-    logs = Path(os.environ["TEST_RAY_LOGS"]).glob("worker-*.err")
-    return sum(f"MNIST_OCR_CRASH_AT={step}:{number}\n" in log.read_text() for log in logs)
+    num_deaths = 0
+    for log in Path(os.environ["TEST_RAY_LOGS"]).rglob("worker-*.err"):
+        with suppress(FileNotFoundError):  # Ray moves some to a folder for old ones
+            num_deaths += f"MNIST_OCR_CRASH_AT={step}:{number}\n" in log.read_text()
+    return num_deaths
 
 
 def arguments_of(config: LabelConfig) -> list[str]:

@@ -205,9 +205,9 @@ def test_fault_in_a_worker_is_one_sentence_and_the_job_resumes(
 ) -> None:
     """What a worker cannot write reaches the user as it was said; nothing is lost."""
     output = tmp_path / "out"
-    (output / "part-00000002.parquet").mkdir(parents=True)  # so that the file cannot be renamed
+    (output / "part-00000002.parquet").mkdir(parents=True)  # so that there can be no such file
     config = config_for(scans, output, model_uri)
-    with pytest.raises(UsageError, match=r"^Cannot write .*part-00000002\.parquet: Is a dir"):
+    with pytest.raises(ObjectError, match=r"part-00000002\.parquet failed: Is a directory\.$"):
         label(config)
     (output / "part-00000002.parquet").rmdir()
     assert label(config).statuses == {"ok": 256}
