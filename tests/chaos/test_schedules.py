@@ -223,12 +223,12 @@ def change_input(source: Place) -> None:
     """Some images are gone, some are others now, some are new."""
     store = open_store(source.uri)  # rclone sees only what is changed through it
     images = sorted(path.name for path in source.root.glob("*.png"))
-    for name in images[::60]:
-        store.delete(name)
     for i, name in enumerate(images[1::25]):
         store.write(name, (source.root / images[-1 - i * 7]).read_bytes())
     for i, name in enumerate(images[2::9]):
         store.write(f"new-{i:03d}.png", (source.root / name).read_bytes())
+    for name in images[::60]:
+        store.delete(name)
 
 
 def assert_right(
