@@ -115,7 +115,7 @@ def error_code(error: Exception) -> str:
     """S3's own code for an error, or ""; obstore quotes the XML document that holds it."""
     if isinstance(error, ClientError):
         return str(error.response["Error"].get("Code", ""))
-    found = re.search(r"<Code>(\w+)", str(error))
+    found = re.search(r"<Code>(\w+)</Code>", str(error))  # a proxy may have cut the document
     return found.group(1) if found else ""
 
 

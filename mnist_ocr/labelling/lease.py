@@ -15,23 +15,19 @@ it counts on, and before it writes what cannot be taken back (`check`).
 
 import json
 import logging
-import os
-import platform
 import random
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
-from datetime import UTC, datetime
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from threading import Event, Thread
 from time import monotonic, sleep
 from typing import Self, TypeVar
 from uuid import uuid4
-from zlib import crc32
 
 from mnist_ocr.crash import crash_point
 from mnist_ocr.errors import ObjectError, UsageError
+from mnist_ocr.labelling.claim import Claim
 from mnist_ocr.storage import Store
 
 FOLDER = "_lease/"
@@ -55,51 +51,6 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Claim:
-    """What a command says of itself."""
-
-    host: str
-    machine: str
-    """Within which its process has this number, and can be seen: a boot, a container, a user."""
-    pid: int
-    started: str
-    """What tells it from a later process of that number; "" where that is not known."""
-    since: str
-    """For people only."""
-    count: int = 0
-    """Of its heartbeats; 0 while it does not hold yet."""
-    has_ended: bool = False
-    """It holds no more, and could not be deleted."""
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """A claim, also one that is cut or of another version: then it counts by changing."""
-        try:
-            document = json.loads(data)
-            return cls(**{field.name: document[field.name] for field in fields(cls)})
-        except (ValueError, TypeError, KeyError, RecursionError):
-            return cls("an unknown host", "", 0, "", "an unknown time", 1 + crc32(data))
-
-    def __str__(self) -> str:
-        """Who, and since when."""
-        return f"process {self.pid} on {self.host}, since {self.since}"
-
-    def is_alive(self, first: "Claim") -> bool | None:
-        """Whether its process lives; None where only time can tell.
-
-        Args:
-            first: The claim as it was when it was first seen.
-        """
-        if self.has_ended:
-            return False
-        if self.machine == _identify_machine():
-            started = _find_start(self.pid)
-            if started is None or (self.started and started):
-                return started == self.started
-        return True if self.count != first.count else None
-
-
 class Lease:
     """Holds an output for this process while the context lasts.
 
@@ -111,11 +62,7 @@ class Lease:
     def __init__(self, output: Store) -> None:
         self._output = output
         self._name = ""
-        since = datetime.now(UTC).isoformat(" ", "seconds")
-        pid = os.getpid()
-        self._claim = Claim(
-            platform.node(), _identify_machine(), pid, _find_start(pid) or "", since
-        )
+        self._claim = Claim.describe_process()
         self._dead: set[str] = set()
         """Claims that this one has outlived."""
         self._is_over = Event()
@@ -208,8 +155,16 @@ class Lease:
             for info in page:
                 if _NAME.fullmatch(info.name) and info.name != self._name:
                     with suppress(ObjectError):  # taken back meanwhile
-                        claims[info.name] = Claim.decode(self._output.read(info.name))
+                        claims[info.name] = self._read(info.name)
         return claims
+
+    def _read(self, name: str) -> Claim:
+        try:
+            return self._output.read_as(name, Claim.decode)
+        except UsageError:  # of the credentials; a ValueError, too
+            raise
+        except ValueError:
+            return Claim.guess(self._output.read(name))
 
     def _beat(self) -> None:
         counted_at = monotonic()
@@ -245,29 +200,3 @@ class _Watched:
     seen_at: float
     is_told: bool = False
     """Whether a person knows what is waited for."""
-
-
-def _identify_machine() -> str:
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        # other users' processes may be hidden
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()} {os.getuid()}"
-    except OSError:  # no Linux
-        return platform.node()
-
-
-def _find_start(pid: int) -> str | None:
-    """When a process started, in whatever unit; "" if that is not known, None if it has ended."""
-    if Path("/proc/self/stat").exists():
-        try:
-            state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            return None
-        return None if state in "ZX" else rest[18]  # a zombie is dead, until its parent asks
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass
-    return ""

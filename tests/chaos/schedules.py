@@ -119,12 +119,12 @@ def run_command(
             commands' processes cannot be seen.
     """
     from mnist_ocr import cli
-    from mnist_ocr.labelling import lease
+    from mnist_ocr.labelling import claim, lease
 
     os.environ.update(environment)
     if is_elsewhere:
         machine = f"{os.getpid()}"
-        lease._identify_machine = lambda: machine
+        claim.identify_machine = lambda: machine
         vars(lease).update(LEASE)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)

@@ -1,5 +1,6 @@
 """One writer at a time."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -15,11 +16,12 @@ import pytest
 
 from mnist_ocr.errors import UsageError
 from mnist_ocr.labelling import lease
-from mnist_ocr.labelling.lease import Claim, Lease
+from mnist_ocr.labelling.claim import Claim, find_start
+from mnist_ocr.labelling.lease import Lease
 from mnist_ocr.local_store import LocalStore
 from mnist_ocr.storage import Store
 
-HERE = Claim("here", lease._identify_machine(), os.getpid(), lease._find_start(os.getpid()), "9:00")
+HERE = replace(Claim.describe_process(), since="9:00")
 ELSEWHERE = replace(HERE, host="elsewhere", machine="another")
 
 
@@ -99,7 +101,7 @@ def test_of_many_that_begin_at_once_one_holds(output: Store) -> None:
 def zombie() -> Iterator[int]:
     """The number of a process that has ended, and that nobody has waited for."""
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        while lease._find_start(process.pid):
+        while find_start(process.pid):
             time.sleep(0.01)
         yield process.pid
 
@@ -193,6 +195,22 @@ def test_claims_that_cannot_be_deleted_hold_up_nobody(
         with Lease(output) as held:
             held.check()
     assert len(list_claims(output)) == 4
+
+
+def test_claim_whose_answers_are_cut_does_not_seem_to_count(
+    output: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each cut is another content; the claim is read again until it is whole."""
+    write_claim(output, replace(ELSEWHERE, count=1))
+    read, lengths = LocalStore.read, itertools.count(1)
+
+    def cut_every_other(store: LocalStore, name: str) -> bytes:
+        length = next(lengths)
+        return read(store, name)[: length if length % 2 else None]
+
+    monkeypatch.setattr(LocalStore, "read", cut_every_other)
+    with Lease(output) as held:
+        held.check()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"version": 2}', b"[" * 99_999])
