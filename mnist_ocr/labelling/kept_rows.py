@@ -58,10 +58,11 @@ def read_rows(output: Store, shard: int) -> pa.Table:
         UsageError: the file is damaged.
         ObjectError: it cannot be read.
     """
-    data = output.read(part_name(shard))
     try:
-        return decode_table(data)[0]
-    except (pa.ArrowException, OSError, ValueError) as error:
+        return output.read_as(part_name(shard), decode_table)[0]
+    except UsageError:  # of the credentials; a ValueError, too
+        raise
+    except (pa.ArrowException, ValueError) as error:
         raise UsageError(
             f"{output.uri_of(part_name(shard))} is damaged: {error}. Delete it and _SUCCESS beside "
             "it, have `mnist-ocr label` make both again, without --update, and run this again."

@@ -16,6 +16,7 @@ from mnist_ocr.labelling.job import Job
 from mnist_ocr.labelling.manifest_shard import ManifestShard
 from mnist_ocr.labelling.new_manifest import replace_objects
 from mnist_ocr.labelling.shards import find_receipt, read_receipts, write_predictions
+from mnist_ocr.local_store import LocalStore
 from mnist_ocr.storage import ObjectInfo, Store, open_store
 from mnist_ocr.traffic import Traffic
 
@@ -129,6 +130,20 @@ def test_damaged_base_is_said(job: Job, shard: ManifestShard, tmp_path: Path) ->
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(UsageError, match=r"part-00000000\.parquet is damaged"):
         kept_rows.read_kept(job, 0, shard)
+
+
+def test_base_whose_answers_are_cut_is_not_damaged(
+    job: Job, shard: ManifestShard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy may have cut one: it is read again."""
+    read, is_cut = LocalStore.read, iter([True, True])
+
+    def cut_some(store: LocalStore, name: str) -> bytes:
+        is_part = name.startswith("part-") and next(is_cut, False)
+        return read(store, name)[: -9 if is_part else None]
+
+    monkeypatch.setattr(LocalStore, "read", cut_some)
+    assert ids_of(kept_rows.read_kept(job, 0, shard)) == [0, 1, 2, 3]
 
 
 def test_repeated_shard_keeps_what_was_committed_first(
