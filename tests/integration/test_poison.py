@@ -42,7 +42,7 @@ def label_with(site: Path, *arguments: str, code: int = 0) -> subprocess.Complet
     environment = os.environ | {"RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps(job)}
     command = [sys.executable, "-m", "mnist_ocr", "label", *arguments]
     command += ["--shard-size", str(SHARD_SIZE)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
     assert done.returncode == code, done.stderr
     return done
 

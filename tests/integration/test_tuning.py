@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 CONFIG = TuneConfig(dataset="digits", recipe="mlp-128", num_trials=4, num_epochs=3)
 
 
-def wait_for(condition: Callable[[], Any], timeout_s: float = 60) -> Any:
+def wait_for(condition: Callable[[], Any], timeout_s: float = 240) -> Any:
     """Poll until there is something."""
     end = time.monotonic() + timeout_s
     while not (found := condition()):
