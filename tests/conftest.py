@@ -3,9 +3,14 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 pytest_plugins = ["services"]
+
+# the same examples in every run: `make fuzz` is for others
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("same")
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mnist_ocr.errors import DamagedOutputError, UsageError
-from mnist_ocr.labelling.archives import SEPARATOR
+from mnist_ocr.labelling.archives import archive_of
 from mnist_ocr.labelling.lanes import Lane, Listing
 from mnist_ocr.labelling.locator import Locator
 from mnist_ocr.labelling.manifest import SPLIT_AT, SPLIT_INTERVAL, read_totals, size_of_shard
@@ -111,9 +111,8 @@ class Changes:
             is_new[list(found.values())] = False
         members: dict[str, int] = {}
         for place in np.flatnonzero(is_new).tolist():
-            archive, separator, _ = self.objects["path"][place].as_py().partition(SEPARATOR)
-            if separator:
-                members.setdefault(archive, place)
+            if Locator.parse(self.objects["etag"][place].as_py()).position:
+                members.setdefault(archive_of(self.objects["path"][place].as_py()), place)
         return members
 
     def _find_healed(self, table: pa.Table) -> list[int]:

@@ -138,7 +138,7 @@ def test_raw_view_is_the_page_itself_where_nothing_has_to_be_corrected() -> None
 
 
 @given(arrays(np.uint8, (28, 28)), st.integers(0, 60), st.floats(0.3, 0.7))
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50)
 def test_raw_view_does_not_depend_on_brightness(page: np.ndarray, offset: int, gain: float) -> None:
     """The negative, an offset and a gain of a framed page's pixels give its raw view, rounded."""
     noisy = add_noise(draw_seven(28, ink=200, paper=40), 15, int(page.sum()))
@@ -175,7 +175,7 @@ def test_paper_goes_on_beyond_the_page() -> None:
 
 
 @given(arrays(np.uint8, st.tuples(st.integers(1, 60), st.integers(1, 60))))
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 def test_any_page_has_two_views(page: np.ndarray) -> None:
     """Shapes, ranges, and MNIST's form of the canonical view hold whatever is on the page."""
     view = view_page(page)
@@ -226,7 +226,7 @@ positive = st.floats(0, 1e6)
 
 
 @given(positive, positive, positive, positive, st.booleans())
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 def test_trust_is_monotone(
     distinctness: float, more: float, grain: float, coarser: float, is_cut: bool
 ) -> None:

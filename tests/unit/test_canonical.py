@@ -101,7 +101,7 @@ def test_ink_fills_mnists_box_and_is_centred(name: str, size: int) -> None:
 
 
 @given(arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40))))
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 def test_any_array_gives_an_image_once_and_for_all(page: np.ndarray) -> None:
     """No content raises; the image of an image is itself."""
     before = page.copy()
@@ -113,7 +113,7 @@ def test_any_array_gives_an_image_once_and_for_all(page: np.ndarray) -> None:
 
 
 @given(sizes, sizes, st.integers(0, 2**32 - 1))
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30)
 @example(1, 100_000, 0)
 @example(2000, 2000, 0)
 def test_any_size_gives_an_image(height: int, width: int, seed: int) -> None:
@@ -133,7 +133,7 @@ def draw_column(*ink: tuple[int, int]) -> np.ndarray:
 
 
 @given(pages)
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 # enlarged, it is longer than 20 pixels, and its brightest pixel lies beyond
 @example(draw_column((2, 1), (9, 1), (12, 0), (12, 1)))
 def test_page_is_done_once(page: np.ndarray) -> None:
@@ -144,14 +144,14 @@ def test_page_is_done_once(page: np.ndarray) -> None:
 
 
 @given(pages)
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 def test_polarity_does_not_matter(page: np.ndarray) -> None:
     """The negative of ink on lit, grainy paper gives the same image, but for rounding."""
     assert correlate(canonicalize_page(255 - page), canonicalize_page(page)) > 0.99
 
 
 @given(drawings, st.integers(0, 2**32 - 1), st.integers(0, 40), st.floats(0.4, 1))
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 def test_brightness_does_not_matter(
     drawing: np.ndarray, seed: int, offset: int, gain: float
 ) -> None:
@@ -162,7 +162,7 @@ def test_brightness_does_not_matter(
 
 
 @given(drawings, *[st.integers(0, 25)] * 4)
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 def test_place_and_padding_do_not_matter(
     drawing: np.ndarray, top: int, bottom: int, left: int, right: int
 ) -> None:
@@ -185,7 +185,7 @@ def test_what_makes_another_digit_is_left(
 
 
 @given(st.floats(-0.6, 0.6))
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20)
 def test_slant_is_left(slant: float) -> None:
     """A leaning stroke leans as much as before: a 1 and a 7 differ in little else."""
     page = np.zeros((120, 120), np.uint8)

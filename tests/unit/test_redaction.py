@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mnist_ocr import cli
@@ -76,7 +76,6 @@ secrets = st.text(string.ascii_letters + string.digits, min_size=1, max_size=12)
 )
 
 
-@settings(deadline=None)
 @given(secret=secrets, user=words, path=words, template=st.sampled_from(SECRET_URIS), text=words)
 def test_no_secret_is_left_anywhere_in_a_text(
     secret: str, user: str, path: str, template: str, text: str

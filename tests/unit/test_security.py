@@ -133,7 +133,7 @@ json_values = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(field=st.sampled_from(sorted(json.loads((PRETRAINED / INFO).read_text()))), new=json_values)
 def test_any_description_is_a_model_or_a_sentence(
     field: str, new: object, tmp_path_factory: pytest.TempPathFactory
