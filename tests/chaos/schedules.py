@@ -68,7 +68,7 @@ class Schedule:
 
     @classmethod
     def draw(cls, seed: int, events: tuple[str, ...]) -> "Schedule":
-        """The schedule of a seed, of the kinds of events that can be made here."""
+        """The schedule of a seed, without the kinds of events that cannot be made here."""
         numbers = random.Random(seed)
         input_place = numbers.choice(["disk", "s3", "s3"])
         output_place = numbers.choice(["disk", "s3", "s3"])
@@ -80,8 +80,9 @@ class Schedule:
             events = tuple(kind for kind in events if kind != "disk full")
         runs = []
         for _ in range(numbers.randint(0 if faults else 1, MAX_TRIES - 1)):
-            kinds = numbers.choices(events, k=numbers.randint(1, 2))
-            runs.append(tuple(Event(kind, numbers.randrange(12)) for kind in kinds))
+            kinds = numbers.choices(EVENTS, k=numbers.randint(1, 2))
+            drawn = [Event(kind, numbers.randrange(12)) for kind in kinds]
+            runs.append(tuple(event for event in drawn if event.kind in events))
         return cls(
             seed,
             numbers.choice(["scans", "archives"]) if has_archives else "scans",
