@@ -15,6 +15,7 @@ from tempfile import TemporaryFile, gettempdir
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mnist_ocr.errors import DamagedOutputError, UsageError
@@ -69,7 +70,8 @@ class Changes:
         shard, next_id = 0, 0
         for table, found in self._match(base):
             for row in self._find_healed(table):
-                if place := members.get(table["path"][row].as_py()):
+                place = members.pop(table["path"][row].as_py(), None)
+                if place is not None:
                     found[row] = place
             is_new[list(found.values())] = False
             yield replace_objects(
@@ -198,13 +200,9 @@ def _read_known(base: Store) -> tuple[Hashes, set[bytes]]:
 
 def _find_faulty(table: pa.Table) -> set[bytes]:
     """Hashes of the paths of what was no good when it was listed."""
-    etags, paths = table["etag"].to_pylist(), table["path"].to_pylist()
-    faulty = (
-        path
-        for path, etag in zip(paths, etags, strict=True)
-        if "\t" in etag and Locator.parse(etag).status
-    )
-    return set(_hash(faulty).tolist())
+    located = table.filter(pc.match_substring(table["etag"], "\t"))  # few, where there are any
+    rows = zip(located["path"].to_pylist(), located["etag"].to_pylist(), strict=True)
+    return set(_hash(path for path, etag in rows if Locator.parse(etag).status).tolist())
 
 
 def _describe(table: pa.Table) -> Iterator[str]:

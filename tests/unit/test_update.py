@@ -214,6 +214,22 @@ def test_row_of_an_archive_that_was_no_good_becomes_a_members(tmp_path: Path) ->
     assert names[4:] == ["0.tar::b.png", "0.tar::d.png", "1::new.png"]
 
 
+@pytest.mark.parametrize("num_rows", [1, 2])
+def test_archive_that_was_no_good_at_all_heals(num_rows: int, tmp_path: Path) -> None:
+    """Its first member takes the row, and takes one only: nothing else has changed."""
+    fault = ObjectInfo("a.tar", 0, Locator("", "", "", "truncated", "It ends.").encode())
+    base = label_first({"z": (1, "x")}, tmp_path / "base", 4)
+    old = manifest.tabulate(source_of({}), 0, [fault] * num_rows)
+    base.write(manifest_shard.shard_name(0), manifest_shard.encode_rows(old))
+    (tmp_path / "new").mkdir()
+    output = open_store(str(tmp_path / "new"))
+    member = ObjectInfo("a.tar::x.png", 9, Locator("e", "512").encode())
+    objects = manifest.tabulate(source_of({}), 0, [member])
+    healed = frozenset(update._find_faulty(old))
+    update.Changes(objects, healed).write(base, output, 4, lambda num_objects: None)
+    assert [row[1] for row in rows_of(output)] == ["a.tar::x.png", "a.tar"][:num_rows]
+
+
 def test_line_inserted_into_a_list_is_the_only_new_one(tmp_path: Path) -> None:
     """Those behind it move by a line, and have not changed."""
     lines = [f"/scans/{i}.png" for i in range(6)]
