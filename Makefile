@@ -1,6 +1,6 @@
 # Each target sets up its own .venv first; `make` alone explains them.
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test chaos fuzz audit pretrained
+.PHONY: help install tools demo check test chaos fuzz audit pretrained
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -42,6 +42,16 @@ pretrained: .venv/installed  ## Train the shipped model again, from MNIST and QM
 	$(BIN)/mnist-ocr train --recipe trusted --seed 0 --model-uri mnist_ocr/pretrained
 
 install: .venv/installed  ## Only set up .venv
+
+tools: .tools/promtool  ## Fetch promtool, which checks the alert rules (where there is apt)
+
+# Debian's package holds the binary; no wheel does
+.tools/promtool:
+	mkdir -p .tools
+	cd .tools && { apt-get download -qq prometheus || \
+	  { apt-get update -qq && apt-get download -qq prometheus; }; }
+	dpkg-deb --fsys-tarfile .tools/prometheus_*.deb | tar -xC .tools --strip-components=3 ./usr/bin/promtool
+	rm .tools/prometheus_*.deb
 
 # rclone, a real S3 server for the tests, comes in a wheel whose metadata ask for a newer Python
 # than its binary needs
