@@ -3,7 +3,10 @@
 import ast
 import contextlib
 import json
+import os
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,6 +82,15 @@ def test_nothing_is_unpickled_evaluated_or_given_to_a_shell(name: str) -> None:
 def test_the_search_would_notice(code: str) -> None:
     """Each of these is what the test above looks for."""
     assert list(find_dangers(ast.parse(code)))
+
+
+def test_reading_digits_identifies_no_machine_and_tells_nobody(tmp_path: Path) -> None:
+    """ONNX Runtime would put the machine's id into the user's home, and reports into a database."""
+    code = "from mnist_ocr.digits.classifier import DigitClassifier; DigitClassifier.load()"
+    environment = os.environ | {"HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    assert list(tmp_path.rglob("*")) == []
 
 
 def test_ray_is_told_no_secrets() -> None:
