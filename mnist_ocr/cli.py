@@ -2,8 +2,8 @@
 
 Each sub-command is a config dataclass and a function. People read stderr and the text on stdout;
 programs read the last line of stdout, one JSON object. Exit codes: 0 done, 1 failed, or verified
-and not whole, 2 wrong use, 3 labelled, but with more errors than --max-error-rate, or packed, but
-not every object.
+or diagnosed and something is wrong, 2 wrong use, 3 labelled, but with more errors than
+--max-error-rate, or packed, but not every object.
 """
 
 import json
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import tyro
 
+from mnist_ocr.diagnosis.config import DoctorConfig
 from mnist_ocr.errors import JobFailedError, ObjectError, UsageError
 from mnist_ocr.labelling.config import (
     LabelConfig,
@@ -62,10 +63,7 @@ def run_explore(config: ExploreConfig) -> int:
     """Describe a dataset."""
     from mnist_ocr.training.exploration import explore
 
-    exploration = explore(config)
-    print(exploration.format())
-    _print_json(asdict(exploration))
-    return 0
+    return _show(explore(config))
 
 
 def run_train(config: TrainConfig) -> int:
@@ -82,20 +80,14 @@ def run_evaluate(config: EvaluateConfig) -> int:
     """Measure a model on a test set."""
     from mnist_ocr.training.evaluation import evaluate
 
-    evaluation = evaluate(config)
-    print(evaluation.format())
-    _print_json(asdict(evaluation))
-    return 0
+    return _show(evaluate(config))
 
 
 def run_tune(config: TuneConfig) -> int:
     """Search for better values of a recipe."""
     from mnist_ocr.training.tuning import tune
 
-    tuning = tune(config)
-    print(tuning.format())
-    _print_json(asdict(tuning))
-    return 0
+    return _show(tune(config))
 
 
 def run_export(config: ExportConfig) -> int:
@@ -168,14 +160,17 @@ def run_verify(config: VerifyConfig) -> int:
     from mnist_ocr.labelling.verification import verify
 
     verification = verify(config)
-    for problem in verification.problems:
-        print(problem)
-    verdict = "whole: each listed object has one row"
-    if verification.num_problems:
-        verdict = f"not whole, {verification.num_problems:,} problems in all"
-    print(f"{verification.output_uri}: {verification.num_images:,} sound rows, {verdict}")
-    _print_json(asdict(verification))
+    _show(verification)
     return FAILED if verification.num_problems else 0
+
+
+def run_doctor(config: DoctorConfig) -> int:
+    """Say what is wrong with this machine, a cluster and the stores."""
+    from mnist_ocr.diagnosis.doctor import diagnose
+
+    diagnosis = diagnose(config)
+    _show(diagnosis)
+    return FAILED if diagnosis.num_problems else 0
 
 
 def run_pack(config: PackConfig) -> int:
@@ -208,6 +203,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "retry": (RetryConfig, run_retry),
     "prune": (PruneConfig, run_prune),
     "pack": (PackConfig, run_pack),
+    "doctor": (DoctorConfig, run_doctor),
 }
 
 
@@ -265,6 +261,13 @@ def run_or_exit(run: Callable[[], int]) -> NoReturn:
 
 def _format_counts(statuses: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {status}" for status, count in sorted(statuses.items()))
+
+
+def _show(result: Any) -> int:
+    """Print a result for people and for programs."""
+    print(result.format())
+    _print_json(asdict(result))
+    return 0
 
 
 def _print_json(document: Any) -> None:

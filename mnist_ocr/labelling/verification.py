@@ -53,6 +53,14 @@ class Verification:
     problems: list[str]
     """The first `MAX_PROBLEMS`: what is wrong, and what to do."""
 
+    def format(self) -> str:
+        """The problems, and the verdict in a line."""
+        verdict = "whole: each listed object has one row"
+        if self.num_problems:
+            verdict = f"not whole, {self.num_problems:,} problems in all"
+        found = f"{self.output_uri}: {self.num_images:,} sound rows, {verdict}"
+        return "\n".join([*self.problems, found])
+
 
 def verify(config: VerifyConfig) -> Verification:
     """Read a job's whole output, a shard at a time, and compare it with its manifest.

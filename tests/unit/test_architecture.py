@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -35,14 +36,15 @@ def may_not_import(module: str, name: str) -> bool:
     ground += ["mnist_ocr.local_store", "mnist_ocr.s3_errors", "mnist_ocr.errors"]
     ground += ["mnist_ocr.answers"]
     is_ground = any(within(module, part) for part in ground)
-    wings = ["mnist_ocr.training", "mnist_ocr.labelling"]
+    wings = ["mnist_ocr.training", "mnist_ocr.labelling", "mnist_ocr.diagnosis"]
     return (
         (within(name, "tyro") and not is_command)
         or (within(name, "mnist_ocr.cli") and not is_command and module != "mnist_ocr.__main__")
         or (is_ground and within(name, "ray"))
         or (is_ground and any(within(name, wing) for wing in [*wings, "mnist_ocr.session"]))
-        or (within(module, wings[0]) and within(name, wings[1]))
-        or (within(module, wings[1]) and within(name, wings[0]))
+        or any(
+            within(module, wing) and within(name, other) for wing, other in permutations(wings, 2)
+        )
         or (not within(module, "mnist_ocr.digits") and module in ground and within(name, ground[0]))
     )
 
@@ -62,6 +64,9 @@ def test_imports_point_down(module: str) -> None:
         ("mnist_ocr.digits.model", "mnist_ocr.session"),
         ("mnist_ocr.training.loop", "mnist_ocr.labelling.config"),
         ("mnist_ocr.labelling.shards", "mnist_ocr.training"),
+        ("mnist_ocr.labelling.label", "mnist_ocr.diagnosis.doctor"),
+        ("mnist_ocr.diagnosis.access", "mnist_ocr.labelling.inputs"),
+        ("mnist_ocr.storage", "mnist_ocr.diagnosis"),
         ("mnist_ocr.labelling.config", "tyro"),
         ("mnist_ocr.training.trainer", "mnist_ocr.cli"),
     ],
@@ -98,6 +103,16 @@ def test_nothing_runs_at_import(module: str) -> None:
 def test_importing_the_package_loads_nothing_heavy() -> None:
     """`import mnist_ocr` pulls in neither torch nor Ray nor anything else that takes time."""
     code = "import sys, mnist_ocr; print(sorted({'torch', 'ray', 'numpy'} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_what_runs_on_nodes_imports_nothing_heavy() -> None:
+    """`doctor` looks at machines where much may be broken, and in a hurry."""
+    heavy = "{'torch', 'ray', 'cv2', 'onnxruntime', 'pyarrow', 'botocore'}"
+    code = f"import sys, mnist_ocr.diagnosis.machine; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
