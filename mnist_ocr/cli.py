@@ -7,7 +7,6 @@ or diagnosed and something is wrong, 2 wrong use, 3 labelled, but with more erro
 """
 
 import json
-import logging
 import os
 import sys
 import traceback
@@ -28,7 +27,8 @@ from mnist_ocr.labelling.config import (
     VerifyConfig,
 )
 from mnist_ocr.labelling.report import ProgressDisplay
-from mnist_ocr.redaction import RedactingFormatter, redact
+from mnist_ocr.log_lines import configure_logging, wanted_format
+from mnist_ocr.redaction import redact
 from mnist_ocr.storage import check_no_secret
 from mnist_ocr.training.config import (
     EvaluateConfig,
@@ -233,13 +233,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run_or_exit(run: Callable[[], int]) -> NoReturn:
     """Run a command's body; what goes wrong becomes one sentence on stderr and an exit code."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(RedactingFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    logging.basicConfig(handlers=[handler])
-    logging.getLogger("mnist_ocr").setLevel(logging.INFO)  # of other packages warnings only
     # what Ray says of workers that die it prints to stdout, also behind the result
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     try:
+        configure_logging(wanted_format())
         code = run()
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has had enough

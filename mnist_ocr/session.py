@@ -8,6 +8,7 @@ from pathlib import Path
 import ray
 
 from mnist_ocr import crash
+from mnist_ocr.log_lines import bind
 
 
 def connect_ray() -> None:
@@ -31,3 +32,4 @@ def connect_ray() -> None:
         )
         with contextlib.suppress(OSError):
             token.chmod(0o600)
+    bind(ray_job_id=ray.get_runtime_context().get_job_id())

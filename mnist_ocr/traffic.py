@@ -37,6 +37,11 @@ class Traffic:
         if seconds is not None:
             self.latencies[round(BUCKETS_PER_DOUBLING * log2(max(seconds * 1e6, 1)))] += 1
 
+    @property
+    def num_failed(self) -> int:
+        """Requests without a useful answer, nearly all of which were repeated; none of a disk."""
+        return self.num_requests - self.latencies.total() if self.latencies else self.num_throttled
+
     def add(self, other: "Traffic") -> None:
         """Add another worker's, or another shard's."""
         self.num_requests += other.num_requests

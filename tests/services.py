@@ -142,6 +142,14 @@ def label_at(endpoint: str, *arguments: str, command: str = "label") -> dict[str
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def read_worker_lines(job_id: str) -> list[dict[str, Any]]:
+    """The JSON lines that workers of the cluster of all tests have logged of a job."""
+    logs = Path(os.environ["TEST_RAY_LOGS"]).glob("worker-*.err")
+    text = "".join(path.read_text() for path in logs)
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    return [line for line in lines if line.get("job_id") == job_id]
+
+
 @pytest.fixture(scope="session")
 def model_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A model directory whose network reads MNIST-like digits a little: enough for plumbing."""

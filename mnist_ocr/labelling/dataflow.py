@@ -9,9 +9,8 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from functools import cache, partial
-from time import monotonic
 from typing import Any, TypeVar
 
 import cv2
@@ -27,10 +26,11 @@ from mnist_ocr.errors import JobFailedError, ObjectError, UsageError
 from mnist_ocr.labelling.attempts import check_none_given_up, start_counter
 from mnist_ocr.labelling.inputs import open_source
 from mnist_ocr.labelling.job import ShardJob
-from mnist_ocr.labelling.manifest import ListingMonitor, iterate_shards
-from mnist_ocr.labelling.report import Progress
+from mnist_ocr.labelling.manifest import iterate_shards
+from mnist_ocr.labelling.monitoring import Reporter
 from mnist_ocr.labelling.sources import Source
 from mnist_ocr.labelling.summary import Receipt
+from mnist_ocr.log_lines import wanted_format
 from mnist_ocr.stopwatch import Stopwatch
 from mnist_ocr.storage import Store, open_store
 
@@ -44,9 +44,6 @@ death counts against the shards that waited for it, too."""
 MAX_LISTING_RETRIES = 3
 """Of the one task that lists."""
 
-LOOK_INTERVAL_S = 1.0
-"""Seconds between two looks at how far the listing is."""
-
 ROWS: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
 """Of `map_batches`: a row at a time."""
 
@@ -57,7 +54,7 @@ def run_shards(
     job: ShardJob,
     finished: frozenset[int],
     seconds: Counter[str],
-    build: Callable[[Any, Any], Any],
+    build: Callable[[Any, Reporter], Any],
     decode: Callable[[dict[str, Any]], R],
 ) -> Generator[R, None, None]:
     """Take every shard that is not `finished` through the stages that `build` adds.
@@ -66,7 +63,7 @@ def run_shards(
         job: What to read, and where to write.
         finished: Shard numbers to leave alone.
         seconds: Those that stages took, of listing on, are added to it.
-        build: Dataset of rows `shard`, `seconds`, and the counter of attempts -> dataset of rows
+        build: Dataset of rows `shard`, `seconds`, and whom to tell of shards -> dataset of rows
             made by `receipt_row`; none for a shard that was tried more than `MAX_ATTEMPTS` times.
         decode: Makes a receipt of the document in such a row.
 
@@ -80,6 +77,7 @@ def run_shards(
     """
     with _settings_of_ray_data(), _unwrapped_errors():
         counter = start_counter()
+        reporter = Reporter(counter, job.job_id, wanted_format())
         source = ManifestSource(job, finished)
         shards = ray.data.read_datasource(
             source,
@@ -87,40 +85,13 @@ def run_shards(
             num_cpus=0,
             ray_remote_args={"max_retries": MAX_LISTING_RETRIES},
         )
-        receipts = build(shards, counter)
+        receipts = build(shards, reporter)
         for bundle in receipts.iter_internal_ref_bundles():
             for entry in bundle.blocks:
                 for row in ray.get(entry.ref).to_pylist():
                     seconds.update(json.loads(row["seconds"]))
                     yield decode(json.loads(row["receipt"]))
         check_none_given_up(counter)
-
-
-def follow(
-    receipts: Generator[R, None, None],
-    num_done: int,
-    listing: ListingMonitor,
-    on_progress: Callable[[Progress], None],
-) -> Iterator[R]:
-    """Pass receipts on, and say after each how far the job is.
-
-    Args:
-        receipts: Of this run. Closed if `on_progress` raises, which has the workers end.
-        num_done: Images of earlier runs.
-        listing: Of the job.
-        on_progress: Is told.
-    """
-    num_errors, look_after = 0, monotonic()
-    with closing(receipts):
-        for receipt in receipts:
-            num_done += receipt.num_images
-            num_errors += receipt.num_errors
-            if monotonic() >= look_after:
-                listing.look()
-                look_after = monotonic() + LOOK_INTERVAL_S
-            on_progress(Progress(num_done, listing.num_listed, listing.has_ended, num_errors))
-            yield receipt
-    on_progress(Progress(num_done, num_done, True, num_errors))
 
 
 def actors(num_actors: int) -> dict[str, Any]:
@@ -141,9 +112,18 @@ def receipt_row(receipt: Receipt, watch: Stopwatch) -> pa.Table:
     return pa.table({"receipt": [json.dumps(receipt.encode())], "seconds": [take_seconds(watch)]})
 
 
-def start_watch(row: pa.Table) -> Stopwatch:
-    """One that goes on with the seconds that a row's shard has taken so far."""
-    watch = Stopwatch()
+def start_watch(row: pa.Table, watch: Stopwatch | None = None) -> Stopwatch:
+    """One that goes on with the seconds that a row's shard has taken so far.
+
+    Args:
+        row: Of the shard.
+        watch: An actor's own, whose seconds since its last shard are the stage `wait`.
+    """
+    if watch:
+        watch.seconds.clear()  # of a shard that it gave up
+        watch.lap("wait")
+    else:
+        watch = Stopwatch()
     watch.seconds.update(json.loads(value(row, "seconds")))
     return watch
 

@@ -14,7 +14,6 @@ from mnist_ocr.digits.calibration import Calibration
 from mnist_ocr.digits.model import Model, load_model
 from mnist_ocr.labelling.bottleneck import RunTimes
 from mnist_ocr.labelling.config import LabelConfig, RetryConfig
-from mnist_ocr.labelling.dataflow import follow
 from mnist_ocr.labelling.generations import open_root, switch_to
 from mnist_ocr.labelling.inputs import open_source
 from mnist_ocr.labelling.job import describe_job
@@ -26,10 +25,11 @@ from mnist_ocr.labelling.manifest import (
     list_finished_shards,
     read_totals,
 )
+from mnist_ocr.labelling.monitoring import monitored
 from mnist_ocr.labelling.pipeline import label_shards
 from mnist_ocr.labelling.prune import delete_generation
 from mnist_ocr.labelling.redo import write_redone
-from mnist_ocr.labelling.report import Progress
+from mnist_ocr.labelling.report import Progress, follow
 from mnist_ocr.labelling.shards import read_receipts
 from mnist_ocr.labelling.sources import Source
 from mnist_ocr.labelling.summary import LabelSummary, add_up, read_summary, write_summary
@@ -165,7 +165,6 @@ def _label_rest(
     target.begin()
 
     earlier = list(read_receipts(output, job.job_id, list(finished.values())))
-    num_before = sum(receipt.num_images for receipt in earlier)
     seconds = Counter[str]()
     labelling_started = monotonic()
     labelled = label_shards(
@@ -177,7 +176,8 @@ def _label_rest(
         num_gpus_per_actor=num_gpus_per_actor,
     )
     listing = ListingMonitor(output, job.shard_size)
-    receipts = list(follow(labelled, num_before, listing, on_progress))
+    with monitored(job.job_id, on_progress) as update:
+        receipts = list(follow(labelled, earlier, listing, update))
     times = RunTimes(
         seconds=dict(seconds),
         wall_s=monotonic() - labelling_started,

@@ -114,8 +114,8 @@ class ListingMonitor:
         self._output = output
         self._shard_size = shard_size
         self._last_name = FOLDER
-        self.num_listed = 0
-        """Objects on record."""
+        self.num_listed, self.num_shards = 0, 0
+        """Objects and shards on record."""
         self.has_ended = False
 
     def look(self) -> None:
@@ -126,6 +126,7 @@ class ListingMonitor:
             for info in page:
                 if match := SHARD_NAME.fullmatch(info.name):
                     self.num_listed += size_of_shard(int(match[1]), self._shard_size)
+                    self.num_shards += 1
                     self._last_name = info.name
         if totals := read_totals(self._output):  # the last shard may have fewer
             self.num_listed, self.has_ended = totals["num_images"], True

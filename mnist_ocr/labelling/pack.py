@@ -14,12 +14,11 @@ import ray
 
 from mnist_ocr.digits.batch import OK
 from mnist_ocr.digits.model import package_versions
-from mnist_ocr.labelling.attempts import MAX_ATTEMPTS, count_attempt
+from mnist_ocr.labelling.attempts import MAX_ATTEMPTS
 from mnist_ocr.labelling.bottleneck import RunTimes
 from mnist_ocr.labelling.config import PackConfig
 from mnist_ocr.labelling.dataflow import (
     actors,
-    follow,
     receipt_row,
     run_shards,
     start_watch,
@@ -30,6 +29,7 @@ from mnist_ocr.labelling.inputs import open_source
 from mnist_ocr.labelling.job import find_job, write_job
 from mnist_ocr.labelling.lease import Lease
 from mnist_ocr.labelling.manifest import ListingMonitor, check_finished, check_input
+from mnist_ocr.labelling.monitoring import Reporter, monitored
 from mnist_ocr.labelling.packing import (
     PackJob,
     PackReceipt,
@@ -38,10 +38,11 @@ from mnist_ocr.labelling.packing import (
     read_receipts,
     record_name,
 )
-from mnist_ocr.labelling.report import Progress
+from mnist_ocr.labelling.report import Progress, follow
 from mnist_ocr.labelling.summary import JobSummary, add_up, read_summary, write_summary
 from mnist_ocr.labelling.workers import plan_workers
 from mnist_ocr.session import connect_ray
+from mnist_ocr.stopwatch import Stopwatch
 from mnist_ocr.storage import Store, open_store
 
 logger = logging.getLogger(__name__)
@@ -119,13 +120,13 @@ def _pack_rest(
         write_job(output, job)
 
     earlier = list(read_receipts(output, finished))
-    num_before = sum(receipt.num_images for receipt in earlier)
     seconds = Counter[str]()
     packing_started = monotonic()
     build = partial(_add_packer, job=job, num_actors=num_actors)
     packed = run_shards(job, frozenset(finished), seconds, build, PackReceipt.decode)
     listing = ListingMonitor(output, job.shard_size)
-    receipts = list(follow(packed, num_before, listing, lease.guard(on_progress)))
+    with monitored(job.job_id, on_progress) as update:
+        receipts = list(follow(packed, earlier, listing, lease.guard(update)))
     times = RunTimes(
         seconds=dict(seconds),
         wall_s=monotonic() - packing_started,
@@ -143,28 +144,31 @@ def _pack_rest(
     return summary
 
 
-def _add_packer(shards: Any, counter: Any, job: PackJob, num_actors: int) -> Any:
+def _add_packer(shards: Any, reporter: Reporter, job: PackJob, num_actors: int) -> Any:
     return shards.map_batches(
-        ShardPacker, fn_constructor_args=(job, counter), num_cpus=1, **actors(num_actors)
+        ShardPacker, fn_constructor_args=(job, reporter), num_cpus=1, **actors(num_actors)
     )
 
 
 class ShardPacker:
     """All of a shard in one actor: its bytes never cross the object store."""
 
-    def __init__(self, job: PackJob, counter: Any) -> None:
+    def __init__(self, job: PackJob, reporter: Reporter) -> None:
         self._job = job
-        self._counter = counter
+        self._reporter = reporter
+        reporter.open()
+        self._watch = Stopwatch()
 
     def __call__(self, row: pa.Table) -> pa.Table:
         """A shard number in, its receipt out; nothing of one that has ended too many workers."""
-        watch = start_watch(row)
+        watch = start_watch(row, self._watch)
         shard = value(row, "shard")
-        attempt = count_attempt(self._counter, shard)
+        attempt = self._reporter.begin(shard)
         if attempt > MAX_ATTEMPTS:
             return row.slice(0, 0)
         source, output = stores_of(self._job)
         if attempt > 1 and output.find(record_name(shard)):  # its receipt was lost with a node
             return receipt_row(next(read_receipts(output, [shard])), watch)
         receipt = pack_shard(source, output, self._job, shard, watch)
+        self._reporter.finish(receipt, watch.seconds)
         return receipt_row(receipt, watch)

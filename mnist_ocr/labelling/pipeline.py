@@ -28,7 +28,7 @@ from mnist_ocr.digits.calibration import NUM_CLASSES
 from mnist_ocr.digits.canonical import IMAGE_SIZE
 from mnist_ocr.digits.classifier import DigitClassifier, Predictions, find_differing
 from mnist_ocr.digits.model import Model
-from mnist_ocr.labelling.attempts import MAX_ATTEMPTS, count_attempt
+from mnist_ocr.labelling.attempts import MAX_ATTEMPTS
 from mnist_ocr.labelling.dataflow import (
     MAX_RETRIES,
     ROWS,
@@ -43,7 +43,9 @@ from mnist_ocr.labelling.dataflow import (
 from mnist_ocr.labelling.job import Job
 from mnist_ocr.labelling.kept_rows import find_unread, read_kept
 from mnist_ocr.labelling.manifest_shard import read_shard
+from mnist_ocr.labelling.monitoring import Reporter
 from mnist_ocr.labelling.shards import Receipt, find_receipt, read_images, write_predictions
+from mnist_ocr.stopwatch import Stopwatch
 from mnist_ocr.traffic import Traffic
 
 
@@ -62,8 +64,8 @@ def label_shards(
         job: What to label, and where to.
         model: The workers get this copy; none of them reads the model directory.
         finished: Shard numbers to leave alone.
-        seconds: Those of `list`, `fetch`, `decode`, `canonicalise`, `predict` and `write`, summed
-            over the workers, are added to it.
+        seconds: Those of `list`, `wait` (of actors), `fetch`, `decode`, `canonicalise`, `predict`
+            and `write`, summed over the workers, are added to it.
         num_actors: Of the pool that predicts.
         num_gpus_per_actor: 0 for the fused CPU pipeline.
     """
@@ -78,40 +80,47 @@ def label_shards(
 
 
 def _add_stages(
-    shards: Any, counter: Any, job: Job, model: Model, num_actors: int, num_gpus_per_actor: float
+    shards: Any,
+    reporter: Reporter,
+    job: Job,
+    model: Model,
+    num_actors: int,
+    num_gpus_per_actor: float,
 ) -> Any:
     tasks = {**ROWS, "max_retries": MAX_RETRIES}
     pool = actors(num_actors)
     if not num_gpus_per_actor:
         return shards.map_batches(
-            ShardLabeller, fn_constructor_args=(job, model, counter), num_cpus=1, **pool
+            ShardLabeller, fn_constructor_args=(job, model, reporter), num_cpus=1, **pool
         )
-    images = shards.map_batches(read_shard_images, fn_args=(job, counter), num_cpus=1, **tasks)
+    images = shards.map_batches(read_shard_images, fn_args=(job, reporter), num_cpus=1, **tasks)
     predictions = images.map_batches(
         DigitPredictor,
-        fn_constructor_args=(model, counter),
+        fn_constructor_args=(model, reporter),
         num_cpus=0,  # Ray's default of 1 leaves none to read with where there are as many actors
         num_gpus=num_gpus_per_actor,
         **pool,
     )
     return predictions.map_batches(
-        write_shard_predictions, fn_args=(job, counter), num_cpus=0.5, **tasks
+        write_shard_predictions, fn_args=(job, reporter), num_cpus=0.5, **tasks
     )
 
 
 class ShardLabeller:
     """All of a shard in one actor: read, predict, write."""
 
-    def __init__(self, job: Job, model: Model, counter: Any) -> None:
+    def __init__(self, job: Job, model: Model, reporter: Reporter) -> None:
         self._job = job
-        self._counter = counter
+        self._reporter = reporter
+        reporter.open()
         self._classifier = DigitClassifier(model, num_threads=1)
+        self._watch = Stopwatch()
 
     def __call__(self, row: pa.Table) -> pa.Table:
         """A shard number in, its receipt out; nothing of one that has ended too many workers."""
-        watch = start_watch(row)
+        watch = start_watch(row, self._watch)
         shard = value(row, "shard")
-        attempt = count_attempt(self._counter, shard)
+        attempt = self._reporter.begin(shard)
         if attempt > MAX_ATTEMPTS:
             return row.slice(0, 0)
         source, output = stores_of(self._job)
@@ -125,17 +134,18 @@ class ShardLabeller:
         watch.lap("predict")
         receipt = write_predictions(output, self._job, shard, manifest, predictions, traffic, kept)
         watch.lap("write")
+        self._reporter.finish(receipt, watch.seconds)
         return receipt_row(receipt, watch)
 
 
-def read_shard_images(row: pa.Table, job: Job, counter: Any) -> pa.Table:
+def read_shard_images(row: pa.Table, job: Job, reporter: Reporter) -> pa.Table:
     """A shard number in; its `ImageBatch` out, of the raw views those that differ.
 
     Nothing of a shard that has ended too many workers.
     """
     watch = start_watch(row)
     shard = value(row, "shard")
-    attempt = count_attempt(counter, shard)
+    attempt = reporter.begin(shard)
     if attempt > MAX_ATTEMPTS:
         return row.slice(0, 0)
     source, output = stores_of(job)
@@ -157,15 +167,17 @@ def read_shard_images(row: pa.Table, job: Job, counter: Any) -> pa.Table:
 class DigitPredictor:
     """A shard's `ImageBatch` in, its `probabilities` and `confidence` out."""
 
-    def __init__(self, model: Model, counter: Any) -> None:
-        self._counter = counter
+    def __init__(self, model: Model, reporter: Reporter) -> None:
+        self._reporter = reporter
+        reporter.open()
         self._classifier = DigitClassifier(model, runtime="torch")
+        self._watch = Stopwatch()
 
     def __call__(self, row: pa.Table) -> pa.Table:
         """Predict a shard."""
-        if count_attempt(self._counter, value(row, "shard"), "predict") > MAX_ATTEMPTS:
+        watch = start_watch(row, self._watch)
+        if self._reporter.begin(value(row, "shard"), "predict") > MAX_ATTEMPTS:
             return row.slice(0, 0)
-        watch = start_watch(row)
         images, raw = (
             _array(row, name, np.uint8).reshape(-1, IMAGE_SIZE, IMAGE_SIZE)
             for name in ("images", "raw")
@@ -188,11 +200,11 @@ class DigitPredictor:
         return _shard_row(value(row, "shard"), arrays, status, predictions.error, notes)
 
 
-def write_shard_predictions(row: pa.Table, job: Job, counter: Any) -> pa.Table:
+def write_shard_predictions(row: pa.Table, job: Job, reporter: Reporter) -> pa.Table:
     """A shard's predictions in; its Parquet file, and its receipt, out."""
     watch = start_watch(row)
     shard = value(row, "shard")
-    attempt = count_attempt(counter, shard, "write")
+    attempt = reporter.begin(shard, "write")
     if attempt > MAX_ATTEMPTS:
         return row.slice(0, 0)
     _, output = stores_of(job)
@@ -209,6 +221,7 @@ def write_shard_predictions(row: pa.Table, job: Job, counter: Any) -> pa.Table:
     kept = read_kept(job, shard, manifest)  # again: rows of a base may outweigh the images
     receipt = write_predictions(output, job, shard, manifest, predictions, traffic, kept)
     watch.lap("write")
+    reporter.finish(receipt, watch.seconds)
     return receipt_row(receipt, watch)
 
 

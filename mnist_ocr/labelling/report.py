@@ -3,17 +3,28 @@
 import logging
 import threading
 from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from time import monotonic
-from typing import Self, TextIO
+from typing import TYPE_CHECKING, Self, TextIO, TypeVar
+
+if TYPE_CHECKING:
+    from mnist_ocr.labelling.manifest import ListingMonitor
+    from mnist_ocr.labelling.summary import Receipt
 
 logger = logging.getLogger(__name__)
+
+LOOK_INTERVAL_S = 1.0
+"""Seconds between two looks at how far the listing is."""
 
 REDRAW_S, LOG_S = 0.25, 10.0
 """Seconds between two lines, on a terminal and in a log."""
 
 RATE_WINDOW_S = 10.0
 """Seconds over which the rate is taken."""
+
+R = TypeVar("R", bound="Receipt")
 
 
 @dataclass(frozen=True)
@@ -28,6 +39,40 @@ class Progress:
     """Whether the listing has ended: these are the rows that there will be."""
     num_errors: int = 0
     """Rows of this run whose status is neither ok, blank nor not_a_digit."""
+    num_waiting_shards: int = 0
+    """Listed and not done, those at work included."""
+
+
+def follow(
+    receipts: Generator[R, None, None],
+    earlier: Sequence["Receipt"],
+    listing: "ListingMonitor",
+    on_progress: Callable[[Progress], None],
+) -> Iterator[R]:
+    """Pass receipts on, and say after each how far the job is.
+
+    Args:
+        receipts: Of this run. Closed if `on_progress` raises, which has the workers end.
+        earlier: Receipts of earlier runs.
+        listing: Of the job.
+        on_progress: Is told.
+    """
+    num_done, num_shards = sum(receipt.num_images for receipt in earlier), len(earlier)
+    num_errors, look_after = 0, monotonic()
+    with closing(receipts):
+        for receipt in receipts:
+            num_done += receipt.num_images
+            num_shards += 1
+            num_errors += receipt.num_errors
+            if monotonic() >= look_after:
+                listing.look()
+                look_after = monotonic() + LOOK_INTERVAL_S
+            num_waiting = max(listing.num_shards - num_shards, 0)  # the last look may be older
+            on_progress(
+                Progress(num_done, listing.num_listed, listing.has_ended, num_errors, num_waiting)
+            )
+            yield receipt
+    on_progress(Progress(num_done, num_done, True, num_errors))
 
 
 class ProgressDisplay:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.dataset as ds
 import pytest
+from services import read_worker_lines
 
 from mnist_ocr.digits.classifier import DigitClassifier
 from mnist_ocr.errors import ObjectError, UsageError
@@ -21,6 +22,7 @@ from mnist_ocr.labelling.config import LabelConfig, VerifyConfig
 from mnist_ocr.labelling.label import label
 from mnist_ocr.labelling.predictions import SCHEMA
 from mnist_ocr.labelling.verification import verify
+from mnist_ocr.log_lines import VARIABLE
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -102,8 +104,11 @@ def test_bad_files_are_rows(scans: Path, tmp_path: Path, model_uri: str) -> None
     assert summary.error_rate == pytest.approx(6 / 263)
 
 
-def test_gpu_pipeline_writes_the_same_rows(scans: Path, tmp_path: Path, model_uri: str) -> None:
+def test_gpu_pipeline_writes_the_same_rows(
+    scans: Path, tmp_path: Path, model_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Reading, predicting and writing apart, with a GPU's share per actor, changes no label."""
+    monkeypatch.setenv(VARIABLE, "json")
     (scans / "empty.png").write_bytes(b"")
     for i in range(9):  # whose raw view is another than the canonical one
         page = np.full((60, 50), 220, np.uint8)
@@ -125,6 +130,9 @@ def test_gpu_pipeline_writes_the_same_rows(scans: Path, tmp_path: Path, model_ur
     np.testing.assert_allclose(fused["confidence"][read], staged["confidence"][read], atol=1e-5)
     assert read.sum() == 256 + 9
     assert verify(VerifyConfig(str(tmp_path / "staged"))).problems == []
+    lines = [line for line in read_worker_lines(summary.job_id) if line["message"] == "shard done"]
+    assert sorted(line["shard"] for line in lines) == list(range(summary.num_shards))
+    assert all(line["seconds"]["wait"] > 0 for line in lines)  # of the GPU
 
 
 def test_readers_take_the_output_folder_as_it_is(

@@ -10,11 +10,10 @@ import pytest
 from mnist_ocr.digits.calibration import Calibration, Threshold
 from mnist_ocr.errors import UsageError
 from mnist_ocr.labelling.config import LabelConfig
-from mnist_ocr.labelling.dataflow import follow
 from mnist_ocr.labelling.job import JOB, Job, check_same_job, read_job, write_job
 from mnist_ocr.labelling.label import explain_no_threshold
 from mnist_ocr.labelling.manifest import ListingMonitor
-from mnist_ocr.labelling.report import Progress
+from mnist_ocr.labelling.report import Progress, follow
 from mnist_ocr.labelling.shards import Receipt
 from mnist_ocr.labelling.workers import plan_workers
 from mnist_ocr.storage import open_store
@@ -152,5 +151,5 @@ def test_workers_end_with_who_follows_them(tmp_path: Path) -> None:
         raise UsageError("It was taken over.")
 
     with pytest.raises(UsageError, match="taken over") as caught:
-        list(follow(label(), 0, ListingMonitor(open_store(str(tmp_path)), 8), stop))
+        list(follow(label(), [], ListingMonitor(open_store(str(tmp_path)), 8), stop))
     assert is_closed.is_set(), caught  # while the traceback holds all frames
