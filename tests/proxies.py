@@ -23,10 +23,15 @@ SLOW_DOWN = Answer(503, b"<Error><Code>SlowDown</Code></Error>")
 Policy = Callable[[str, str, Mapping[str, str]], Answer | None]
 """(method, path, headers) -> None to forward the request; called by many threads, one at a time."""
 
+Judge = Callable[[str, str, bytes], Answer | None]
+"""(method, path, body) -> the same."""
+
 
 @contextmanager
-def proxy(server: S3Server, policy: Policy) -> Iterator[str]:
-    """The address of a proxy."""
+def proxy(
+    server: S3Server, policy: Policy = lambda *_: None, *, judge: Judge = lambda *_: None
+) -> Iterator[str]:
+    """The address of a proxy. What `policy` lets through, `judge` is asked about."""
     target = server.endpoint.removeprefix("http://")
     lock, connections = threading.Lock(), list[http.client.HTTPConnection]()
 
@@ -43,6 +48,7 @@ def proxy(server: S3Server, policy: Policy) -> Iterator[str]:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             with lock:
                 answer = policy(self.command, self.path, self.headers)
+                answer = answer or judge(self.command, self.path, body)
             self.answer(answer or self.forward(body))
 
         def forward(self, body: bytes) -> Answer:

@@ -1,0 +1,28 @@
+# shellcheck shell=bash
+# The one place that says where the cluster is and what it may touch. No secrets.
+# cluster/setup.sh and cluster/teardown.sh read it; `source cluster/settings.sh` gives your shell
+# what `ray job submit` needs.
+
+# Must exist, in this region.
+export BUCKET=
+export AWS_DEFAULT_REGION=us-west-2
+
+# Folders of the bucket: the cluster reads the first, and writes the other two.
+export INPUT_PREFIX=scans
+export OUTPUT_PREFIX=labels
+export MODELS_PREFIX=models
+
+# Names everything: roles, firewall, key pair, instances.
+export CLUSTER_NAME=mnist-ocr
+# At most so many instances; each GPU worker has 4 vCPUs, each CPU worker 8.
+export MAX_GPU_WORKERS=4
+export MAX_CPU_WORKERS=4
+export IDLE_TIMEOUT_MINUTES=10
+
+# From where SSH is let in, such as 203.0.113.7/32; empty: from where setup.sh is run.
+export SSH_CIDR=
+# x86_64, Ubuntu 24.04 (Python 3.12), NVIDIA driver 580 or newer; empty: AWS's newest such image.
+export AMI=
+
+# The near end of the tunnel that `ray dashboard` opens.
+export RAY_API_SERVER_ADDRESS=http://127.0.0.1:8265 RAY_AUTH_MODE=token
