@@ -31,15 +31,15 @@ def follow_progress(tracker: RunTracker, num_epochs: int) -> Iterator[Queue]:
         while True:
             try:
                 message = progress.get(timeout=SILENCE_S)
-            except ray.exceptions.RayError:
-                return
-            except Empty:
+            except Empty:  # first: as the queue's actor raises it, it is a RayError, too
                 free = ray.available_resources()  # type: ignore[no-untyped-call]
                 logger.info(
                     "no epoch ended in the last %d s; %g CPUs and %g GPUs of the cluster are free",
                     *(SILENCE_S, free.get("CPU", 0), free.get("GPU", 0)),
                 )
                 continue
+            except ray.exceptions.RayError:
+                return
             if message is None:
                 return
             if isinstance(message, str):
