@@ -8,6 +8,7 @@ or diagnosed and something is wrong, 2 wrong use, 3 labelled, but with more erro
 
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -249,6 +250,11 @@ def run_or_exit(run: Callable[[], int]) -> NoReturn:
     except KeyboardInterrupt:
         _print_error("Interrupted. The same command goes on where it was.")
         code = 130  # what a shell reports for SIGINT
+    except SystemExit as error:
+        if error.code != signal.SIGTERM:  # of `ray job stop`, which Ray turns into this
+            raise
+        _print_error("Stopped. The same command goes on where it was.")
+        code = 143  # what a shell reports for SIGTERM
     except Exception:
         print(redact(traceback.format_exc()), file=sys.stderr)
         _print_error("This is a bug, or a fault that mnist-ocr does not know; see above.")

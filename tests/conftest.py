@@ -6,7 +6,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-pytest_plugins = ["services", "aws_account"]
+pytest_plugins = ["services", "heads", "aws_account"]
 
 # the same examples in every run: `make fuzz` is for others
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None)

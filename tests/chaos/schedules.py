@@ -1,11 +1,9 @@
 """Random schedules of faults, each drawn from a seed, and what it takes to run them."""
 
 import json
-import multiprocessing
 import os
 import random
 import signal
-import sys
 import time
 from collections import Counter
 from contextlib import suppress
@@ -15,6 +13,7 @@ from threading import Timer
 from typing import Any
 from unittest import mock
 
+from commands import start_command
 from faulty_proxy import FAULTS, FaultyProxy
 from machines import Clock, Nodes
 
@@ -30,9 +29,6 @@ EVENTS = (
     *("worker killed", "driver killed", "node lost", "crash point", "disk full", "clock jump"),
     *RIVALRY,
 )
-
-LEASE = {"HEARTBEAT_S": 1.0, "GIVE_UP_S": 8.0, "EXPIRY_S": 12.0}
-"""Shorter than it is, so that what lasts longer than a lease lasts not long."""
 
 SUSPENSION_S = (1.0, 20.0)
 """At least and at most."""
@@ -107,39 +103,6 @@ class Schedule:
         return frozenset(told[fault] for fault in self.faults if fault in told)
 
 
-def run_command(
-    arguments: list[str], environment: dict[str, str], log: str, is_elsewhere: bool
-) -> None:
-    """The command in a process of its own, forked from one that has imported it.
-
-    Args:
-        arguments: Of the command.
-        environment: More variables.
-        log: File for what it says.
-        is_elsewhere: Whether it takes itself for one of another machine, from which other
-            commands' processes cannot be seen.
-    """
-    from mnist_ocr import cli
-    from mnist_ocr.labelling import claim, lease
-
-    os.environ.update(environment)
-    if is_elsewhere:
-        machine = f"{os.getpid()}"
-        claim.identify_machine = lambda: machine
-        vars(lease).update(LEASE)
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    sys.exit(cli.main(arguments))
-
-
-def make_context() -> Any:
-    """Of multiprocessing: importing once saves each run three seconds."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mnist_ocr.cli", "mnist_ocr.labelling.label", "ray.data"])
-    return context
-
-
 @dataclass
 class Runner:
     """Runs the command under a schedule."""
@@ -147,7 +110,6 @@ class Runner:
     nodes: Nodes
     clock: Clock
     proxy: FaultyProxy
-    context: Any
     folder: Path
     done: Counter[str] = field(default_factory=Counter)
     """Events that happened."""
@@ -207,14 +169,15 @@ class Runner:
         environment = environment | variables | {"RAY_ADDRESS": self.nodes.address}
         config = {"runtime_env": {"env_vars": variables}}
         environment["RAY_JOB_CONFIG_JSON_ENV_VAR"] = json.dumps(config)
-        clock = self.nodes.environment  # which a server that runs already has not
-        context = multiprocessing.get_context("spawn") if clock else self.context
-        process = context.Process(
-            target=run_command, args=(arguments, environment, str(self._log), self.is_elsewhere)
-        )
+        clock = self.nodes.environment
         with mock.patch.dict(os.environ, clock):
-            process.start()
-        return process
+            return start_command(
+                arguments,
+                self._log,
+                environment,
+                is_elsewhere=self.is_elsewhere,
+                is_forked=not clock,
+            )
 
     @property
     def _log(self) -> Path:

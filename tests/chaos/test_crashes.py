@@ -3,8 +3,6 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from commands import start_command
 from services import S3Server
 
 from mnist_ocr import labels_uri
@@ -92,15 +91,11 @@ def config_for(
     )
 
 
-def run_until(step: str, number: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A command that dies when it gets to a step."""
-    return subprocess.run(
-        [sys.executable, "-m", "mnist_ocr", *arguments],
-        env=os.environ | {"MNIST_OCR_CRASH_AT": f"{step}:{number}"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def run_until(step: str, number: int, log: Path, *arguments: str) -> int:
+    """The exit code of a command that dies when it gets to a step."""
+    process = start_command([*arguments], log, {"MNIST_OCR_CRASH_AT": f"{step}:{number}"})
+    process.join()
+    return process.exitcode
 
 
 def count_deaths(step: str, number: int) -> int:
@@ -127,15 +122,17 @@ def test_crash_changes_nothing(
     folders: dict[str, str],
     undisturbed: dict[str, pa.Table],
     model_uri: str,
+    tmp_path: Path,
 ) -> None:
     """After SIGKILL at the step the same command ends with the table of an undisturbed run."""
     config = config_for(folders[kind], step, model_uri)
     # where there are several times in the middle; of workers few, since each is started again
     number = 1 if who == "the command" or step.startswith("listing") else 3
     num_before = count_deaths(step, number)
-    died = run_until(step, number, *arguments_of(config))
+    log = tmp_path / "log"
+    exit_code = run_until(step, number, log, *arguments_of(config))
     if who == "the command":
-        assert died.returncode == -signal.SIGKILL, died.stderr
+        assert exit_code == -signal.SIGKILL, log.read_text()
     elif step != "temporary-written":  # whoever gets there
         assert count_deaths(step, number) > num_before
     label(config)
@@ -176,13 +173,15 @@ def test_crash_of_an_update_changes_nothing(
     folders: dict[str, str],
     grown: dict[str, pa.Table],
     model_uri: str,
+    tmp_path: Path,
 ) -> None:
     """The same command ends with the table of an undisturbed update; until then the old one is."""
     name = f"update-{step}"
     copy_folder(f"{folders[kind]}/first", f"{folders[kind]}/{name}")
     config = config_for(folders[kind], name, model_uri, scans="grown", update=True)
-    died = run_until(step, 2 if step == "manifest-shard-rewritten" else 1, *arguments_of(config))
-    assert died.returncode == -signal.SIGKILL, died.stderr
+    log, number = tmp_path / "log", 2 if step == "manifest-shard-rewritten" else 1
+    exit_code = run_until(step, number, log, *arguments_of(config))
+    assert exit_code == -signal.SIGKILL, log.read_text()
     has_switched = step == "generation-switched"
     assert len(read_table(config.output_uri)) == (256 + 60 if has_switched else 256)
     label(config)
@@ -193,13 +192,14 @@ def test_crash_of_an_update_changes_nothing(
 @pytest.mark.parametrize("kind", ["disk", "s3"])
 @pytest.mark.parametrize("step", PRUNE_STEPS)
 def test_crash_of_pruning_keeps_the_current_rows(
-    step: str, kind: str, folders: dict[str, str], grown: dict[str, pa.Table]
+    step: str, kind: str, folders: dict[str, str], grown: dict[str, pa.Table], tmp_path: Path
 ) -> None:
     """The next one deletes what is left of the others."""
     output_uri = f"{folders[kind]}/prune-{step}"
     copy_folder(f"{folders[kind]}/updated", output_uri)
-    died = run_until(step, 1, "prune", output_uri)
-    assert died.returncode == -signal.SIGKILL, died.stderr
+    log = tmp_path / "log"
+    exit_code = run_until(step, 1, log, "prune", output_uri)
+    assert exit_code == -signal.SIGKILL, log.read_text()
     assert prune(PruneConfig(output_uri)).generation_uris == [output_uri]
     assert read_table(output_uri).equals(grown[kind])
     assert verify(VerifyConfig(output_uri)).problems == []

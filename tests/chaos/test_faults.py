@@ -9,29 +9,38 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from commands import start_command
 
 NUM_EPOCHS = 8
 
 TIMEOUT_S = 240
 """What takes longer hangs, on a busy machine, too."""
 
-COMMAND = [sys.executable, "-m", "mnist_ocr", "train", "--dataset", "digits", "--num-workers", "2"]
 
-
-def start_training(model_uri: Path) -> subprocess.Popen[str]:
+def start_training(model_uri: Path) -> Any:
     """The command, as a user types it, on the cluster of RAY_ADDRESS."""
-    command = [*COMMAND, "--num-epochs", str(NUM_EPOCHS), "--model-uri", str(model_uri)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    arguments = ["train", "--dataset", "digits", "--num-workers", "2"]
+    arguments += ["--num-epochs", str(NUM_EPOCHS), "--model-uri", str(model_uri)]
+    log_of(model_uri).unlink(missing_ok=True)
+    return start_command(arguments, log_of(model_uri))
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    """What it said on the way; it has to succeed."""
-    _, errors = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 0, errors
-    return errors
+def log_of(model_uri: Path) -> Path:
+    return model_uri.with_name(f"{model_uri.name}.log")
+
+
+def finish(process: Any, model_uri: Path, exit_code: int = 0) -> str:
+    """What it said on the way."""
+    process.join(TIMEOUT_S)
+    said = log_of(model_uri).read_text()
+    if process.is_alive():
+        process.kill()
+    assert process.exitcode == exit_code, said
+    return said
 
 
 def read_epochs(model_uri: Path) -> list[dict[str, float]]:
@@ -61,7 +70,7 @@ def find_workers() -> list[psutil.Process]:
 def uninterrupted(ray_session: str, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The weights of a run that nothing happens to."""
     model_uri = tmp_path_factory.mktemp("models") / "whole"
-    finish(start_training(model_uri))
+    finish(start_training(model_uri), model_uri)
     return (model_uri / "model.safetensors").read_bytes()
 
 
@@ -80,7 +89,7 @@ def test_killed_rank_changes_nothing(rank: int, uninterrupted: bytes, tmp_path: 
     workers = sorted(find_workers(), key=lambda worker: worker.create_time())
     assert len(workers) == 2
     workers[rank].send_signal(signal.SIGKILL)
-    assert re.search(r"continuing after epoch [2-7]\n", finish(process))
+    assert re.search(r"continuing after epoch [2-7]\n", finish(process, tmp_path))
     check(tmp_path, uninterrupted)
 
 
@@ -90,16 +99,16 @@ def test_killed_driver_changes_nothing(uninterrupted: bytes, tmp_path: Path) -> 
     wait_for(lambda: len(read_epochs(tmp_path)) >= 2)
     time.sleep(0.3)
     process.kill()
-    process.communicate()
+    process.join()
     wait_for(lambda: not find_workers())
-    assert re.search(r"continuing after epoch [2-7]\n", finish(start_training(tmp_path)))
+    assert re.search(r"continuing after epoch [2-7]\n", finish(start_training(tmp_path), tmp_path))
     check(tmp_path, uninterrupted)
 
 
 def test_damaged_checkpoint_costs_time_only(uninterrupted: bytes, tmp_path: Path) -> None:
     """A truncated one is passed over, and the driver says so."""
     (tmp_path / "checkpoint.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")
-    errors = finish(start_training(tmp_path))
+    errors = finish(start_training(tmp_path), tmp_path)
     assert re.search(r"starting anew: .*checkpoint.safetensors is damaged", errors)
     check(tmp_path, uninterrupted)
 
@@ -108,8 +117,7 @@ def test_error_of_one_worker_ends_the_run_at_once(ray_session: str, tmp_path: Pa
     """What worker 0 cannot read or write is the command's error; nobody waits for it for ever."""
     (tmp_path / "checkpoint.safetensors").mkdir()
     process = start_training(tmp_path)
-    _, errors = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 1
+    errors = finish(process, tmp_path, exit_code=1)
     assert "checkpoint.safetensors failed: Is a directory" in errors
     assert "Traceback" not in errors
 
@@ -118,9 +126,8 @@ def test_interrupted_command_says_that_it_can_go_on(ray_session: str, tmp_path: 
     """Ctrl-C: one sentence, the code that a shell expects, and a checkpoint."""
     process = start_training(tmp_path)
     wait_for(lambda: len(read_epochs(tmp_path)) >= 1)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 130
+    os.kill(process.pid, signal.SIGINT)
+    errors = finish(process, tmp_path, exit_code=130)
     assert errors.splitlines()[-1] == "error: Interrupted. The same command goes on where it was."
     assert (tmp_path / "checkpoint.safetensors").exists()
 

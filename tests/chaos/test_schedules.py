@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from faulty_proxy import serve_faults
 from machines import Clock, Nodes, small_disk
-from schedules import EVENTS, Event, Runner, Schedule, make_context
+from schedules import EVENTS, Event, Runner, Schedule
 from services import S3Server
 
 from mnist_ocr import labels_uri
@@ -148,7 +148,7 @@ def chaos(
         nodes = Nodes()
         try:
             with serve_faults(rclone_server.endpoint, FIRST_SEED) as proxy:
-                runner = Runner(nodes, clock, proxy, make_context(), folder)
+                runner = Runner(nodes, clock, proxy, folder)
                 events = tuple(kind for kind in EVENTS if kind not in missing)
                 yield Chaos(places, rclone_server, model_uri, runner, events)
                 print(f"\n{len(SEEDS)} schedules: {dict(runner.done)}, store: {dict(proxy.done)}")

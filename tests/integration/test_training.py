@@ -2,7 +2,7 @@ import json
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -19,7 +19,7 @@ from mnist_ocr.training.metrics import METRICS, parse_history
 from mnist_ocr.training.progress import follow_progress
 from mnist_ocr.training.recipes import RECIPES
 from mnist_ocr.training.resources import plan_resources
-from mnist_ocr.training.tracking import EVENTS
+from mnist_ocr.training.tracking import EVENTS, RunTracker
 from mnist_ocr.training.trainer import train
 from mnist_ocr.training.worker import TrainResult
 
@@ -176,6 +176,21 @@ def test_divergence_on_a_worker_is_the_drivers_clear_error(tmp_path: Path) -> No
     with pytest.raises(UsageError, match="Training diverged"):
         train(config)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_silence_of_the_workers_is_told_and_passes(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A driver that has heard of no epoch for long says so, and hears of the next."""
+    caplog.set_level("INFO", "mnist_ocr")
+    monkeypatch.setattr("mnist_ocr.training.progress.SILENCE_S", 0.2)
+    with follow_progress(cast(RunTracker, None), num_epochs=3) as queue:
+        deadline = time.monotonic() + 60
+        while "no epoch ended in the last 0 s" not in caplog.text:
+            assert time.monotonic() < deadline, "it does not say so"
+            time.sleep(0.01)
+        queue.put("continuing after epoch 1")
+    assert caplog.messages[-1] == "continuing after epoch 1"
 
 
 @pytest.mark.parametrize(

@@ -264,15 +264,3 @@ def test_verification_with_problems_is_exit_1(
     lines = capsys.readouterr().out.splitlines()
     assert lines[:-2] == problems
     assert json.loads(lines[-1])["num_problems"] == len(problems)
-
-
-def test_reader_that_stops_is_no_error(repository: Path) -> None:
-    """`mnist-ocr recipes --names | true` says nothing on stderr."""
-    done = subprocess.run(
-        f"{sys.executable} -m mnist_ocr recipes --names | true",
-        shell=True,
-        capture_output=True,
-        text=True,
-        cwd=repository,
-    )
-    assert done.stderr == ""
