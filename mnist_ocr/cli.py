@@ -120,9 +120,8 @@ def run_retry(config: RetryConfig) -> int:
 
 
 def _report_labels(summary: "LabelSummary", config: LabelConfig | RetryConfig) -> int:
-    print(
-        f"{summary.num_images:,} rows ({_format_counts(summary.statuses)}) in {summary.output_uri}"
-    )
+    counts = _format_counts(summary.statuses)
+    print(f"{summary.num_images:,} rows ({counts}) in {summary.output_uri}")
     risk = f" at a risk of {config.max_risk:g}" if isinstance(config, LabelConfig) else ""
     print(f"{summary.num_accepted:,} accepted{risk}")
     if summary.num_images_this_run:

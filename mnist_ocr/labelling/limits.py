@@ -1,7 +1,8 @@
 """How long a labelling job takes on some machines, and why not less: for `plan`.
 
-A job has several limits at once: cores, the listing, answers that are waited for, what the store
-gives, the network. They overlap, so that the slowest of them is what the job takes.
+A job has several limits at once: cores, GPUs, the listing, answers that are waited for, what the
+store gives, the network, the driver. They overlap, so that the slowest of them is what the job
+takes. What a formula leaves out, and how well it does: docs/scale.md.
 """
 
 from dataclasses import dataclass, replace
@@ -22,8 +23,16 @@ S3_LATENCY_S: Final = 0.1
 """Between a request and S3's answer: "roughly 100-200 milliseconds" for small objects (S3 user
 guide, "Performance design patterns")."""
 
+PUTS_PER_SHARD = 2
+"""Its part of the manifest, and its Parquet file."""
+
+DRIVER_S_PER_SHARD: Final = 10e-3
+"""Seconds of a core that a shard takes the driver, one process on the head: Ray Data's scheduling
+and the receipt. 7 to 10 ms with 2 to 24 actors, on a busy AMD EPYC (benchmarks/scale_head.py)."""
+
 CORES, LISTING, WAITING = "cores", "listing", "waiting for data"
 REQUESTS, NETWORK = "GETs per prefix", "network"
+GPUS, DRIVER = "GPUs", "driver"
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,21 @@ class Workload:
     write_core_s: float
     is_on_s3: bool
 
+    @property
+    def num_shards(self) -> float:
+        """Parquet files."""
+        return self.num_puts / PUTS_PER_SHARD
+
+    @property
+    def read_core_s(self) -> float:
+        """Seconds of a core for fetching and decoding."""
+        return self.fetch_core_s + self.decode_core_s
+
+    def worker_s(self, *, has_gpus: bool) -> float:
+        """Seconds of a process for all of it: it decodes while it waits, and does nothing else."""
+        predict_s = 0.0 if has_gpus else self.predict_core_s
+        return max(self.fetch_wait_s, self.read_core_s) + predict_s + self.write_core_s
+
 
 @dataclass(frozen=True)
 class Machines:
@@ -60,6 +84,8 @@ class Machines:
     """Of all of them; None where it is not known."""
     usd_per_hour: float | None
     """Of all of them; None where it is not known."""
+    gpu_images_per_s: float | None = None
+    """Of all GPUs; None where they are taken to keep up with what the cores read."""
 
 
 @dataclass(frozen=True)
@@ -95,15 +121,16 @@ def move_to_s3(work: Workload) -> Workload:
 def estimate(work: Workload, machines: Machines) -> Estimate:
     """Hours by limit, and the fee.
 
-    On GPUs predicting costs the cores nothing, and is taken to keep up with what they read.
+    On GPUs predicting costs the cores nothing.
     """
-    cpus = machines.num_cpus
-    predict_s = 0.0 if machines.num_gpus else work.predict_core_s
-    read_s = work.fetch_core_s + work.decode_core_s
-    seconds = {CORES: (work.list_core_s + read_s + predict_s + work.write_core_s) / cpus}
-    seconds[LISTING] = work.list_core_s
-    if work.fetch_wait_s > read_s:  # a worker decodes while it waits, and does nothing else
-        seconds[WAITING] = (work.fetch_wait_s + predict_s + work.write_core_s) / cpus
+    cpus, has_gpus = machines.num_cpus, machines.num_gpus > 0
+    busy = replace(work, fetch_wait_s=0.0).worker_s(has_gpus=has_gpus)
+    seconds = {CORES: (work.list_core_s + busy) / cpus, LISTING: work.list_core_s}
+    if work.fetch_wait_s > work.read_core_s:
+        seconds[WAITING] = work.worker_s(has_gpus=has_gpus) / cpus
+    if has_gpus and machines.gpu_images_per_s:
+        seconds[GPUS] = work.num_images / machines.gpu_images_per_s
+    seconds[DRIVER] = work.num_shards * DRIVER_S_PER_SHARD
     fee = None
     if work.is_on_s3:
         seconds[REQUESTS] = work.num_gets / (GETS_PER_PREFIX_AND_S * work.num_prefixes)
@@ -123,7 +150,7 @@ def estimate(work: Workload, machines: Machines) -> Estimate:
         instance_usd=instance_usd,
         spot_usd=None if instance_usd is None else instance_usd * SPOT_SHARE,
         request_usd=fee,
-        advice=advise(limit, work, has_gpus=machines.num_gpus > 0),
+        advice=advise(limit, work, has_gpus=has_gpus),
     )
 
 
@@ -145,6 +172,13 @@ def advise(limit: str, work: Workload, *, has_gpus: bool) -> str:
             "The listing would limit it: one process lists a job, and more machines do not speed "
             "it up. Split the input into several jobs, which run side by side."
         )
+    if limit == DRIVER:
+        return (
+            "The job's driver would limit it, one process that hands out the shards: pass larger "
+            "ones (--shard-size), or split the input into several jobs."
+        )
+    if limit == GPUS:
+        return "The GPUs would limit it: add GPUs, or cores without any (--num-gpus-per-actor 0)."
     if limit == NETWORK:
         return "The network would limit it: take instances with more bandwidth, or more of them."
     stages = {"fetching": work.fetch_core_s, "decoding": work.decode_core_s}

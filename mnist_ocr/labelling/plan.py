@@ -9,7 +9,14 @@ from mnist_ocr.labelling.config import LabelConfig, PlanConfig
 from mnist_ocr.labelling.inputs import open_source
 from mnist_ocr.labelling.instances import PRICES_OF, find_instance
 from mnist_ocr.labelling.inventory import Inventory, take_inventory
-from mnist_ocr.labelling.limits import Estimate, Machines, Workload, estimate, move_to_s3
+from mnist_ocr.labelling.limits import (
+    PUTS_PER_SHARD,
+    Estimate,
+    Machines,
+    Workload,
+    estimate,
+    move_to_s3,
+)
 from mnist_ocr.labelling.manifest import check_input
 from mnist_ocr.labelling.measuring import Cost, Measurement, count_cpus, measure_kinds
 from mnist_ocr.labelling.range_reader import CHUNK_BYTES
@@ -21,9 +28,6 @@ it, which the listing does, and to read it, which the workers do."""
 
 THIS_MACHINE = "this machine"
 """What stands in for a cluster if none is named."""
-
-PUTS_PER_SHARD = 2
-"""Its part of the manifest, and its Parquet file."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ def plan(config: PlanConfig) -> Plan:
         number * instance.num_gpus,
         number * instance.gbit_per_s,
         number * price,
+        number * instance.num_gpus * instance.images_per_s_per_gpu,
     )
     estimates = (estimate(work, find_cluster()), estimate(move_to_s3(work), ec2))
     formats, num_sampled = _mix_formats(kinds, measured)

@@ -99,6 +99,6 @@ def test_a_job_needs_what_the_policy_allows(
         )
         assert (then.returncode, refused) == (0, []), then.stderr
         assert actions_of([policy]) - asked == {"s3:AbortMultipartUpload"}
-        elsewhere = run_all(endpoint, ["label", source, "s3://corp/scans/out", *label[3:]])
+        elsewhere = run_all(endpoint, ["label", source, "s3://corp/elsewhere", *label[3:]])
     assert elsewhere.returncode == 1
     assert refused

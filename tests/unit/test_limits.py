@@ -8,6 +8,8 @@ from mnist_ocr.errors import UsageError
 from mnist_ocr.labelling.instances import INSTANCES, find_instance
 from mnist_ocr.labelling.limits import (
     CORES,
+    DRIVER,
+    GPUS,
     LISTING,
     NETWORK,
     REQUESTS,
@@ -120,3 +122,17 @@ def test_instance_type_that_is_not_known_is_named() -> None:
     ):
         find_instance("c9.huge")
     assert all(instance.usd_per_hour > 0 for instance in INSTANCES.values())
+
+
+def test_gpus_and_the_driver_are_limits_too() -> None:
+    """A GPU reads so many images a second; each shard takes the driver 10 ms."""
+    work = replace(WORK, num_gets=10_000, fetch_wait_s=0)
+    found = estimate(work, replace(CLUSTER, num_gpus=4, gpu_images_per_s=20_000))
+    assert found.limit == GPUS
+    assert found.num_hours * 3600 == pytest.approx(5000)
+    assert "add GPUs" in found.advice
+    assert GPUS not in estimate(work, replace(CLUSTER, gpu_images_per_s=20_000)).hours
+    shards = replace(work, num_puts=2 * MILLION, list_core_s=0)
+    assert estimate(shards, replace(CLUSTER, num_cpus=1024)).limit == DRIVER
+    assert estimate(shards, CLUSTER).hours[DRIVER] == pytest.approx(10_000 / 3600)
+    assert "--shard-size" in estimate(shards, replace(CLUSTER, num_cpus=1024)).advice
