@@ -14,7 +14,7 @@ import time
 import ray
 from ray.autoscaler.sdk import request_resources
 
-POLL_S = 5.0
+POLL_S = 2.0
 
 
 def wait_for(wanted: dict[str, int], timeout_s: float) -> bool:

@@ -19,6 +19,7 @@ create_role() {
   aws iam get-role --role-name "$role" >/dev/null 2>&1 ||
     aws iam create-role --role-name "$role" \
       --assume-role-policy-document file://iam/trust.json >/dev/null
+  aws iam update-assume-role-policy --role-name "$role" --policy-document file://iam/trust.json
   aws iam get-instance-profile --instance-profile-name "$role" >/dev/null 2>&1 ||
     aws iam create-instance-profile --instance-profile-name "$role" >/dev/null
   profiled=$(aws iam get-instance-profile --instance-profile-name "$role" \
@@ -51,8 +52,12 @@ allow() {
 for program in aws curl python3 ray; do
   command -v "$program" >/dev/null || fail "$program is not installed, or not on PATH."
 done
-aws s3api head-bucket --bucket "$BUCKET" >/dev/null ||
+region=$(aws s3api head-bucket --bucket "$BUCKET" --query BucketRegion --output text) ||
   fail "cannot open the bucket $BUCKET: see BUCKET and AWS_DEFAULT_REGION in cluster/settings.sh."
+case $region in
+  "$AWS_DEFAULT_REGION" | None) ;; # None: an AWS CLI that does not say
+  *) fail "the bucket $BUCKET is in $region: set AWS_DEFAULT_REGION to it in cluster/settings.sh." ;;
+esac
 ACCOUNT=$(aws sts get-caller-identity --query Account --output text)
 vpc=$(aws ec2 describe-vpcs --filters Name=is-default,Values=true \
   --query "Vpcs[0].VpcId" --output text)
@@ -79,7 +84,10 @@ allow '[{"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22,
   "IpRanges": [{"CidrIp": "'"$SSH_CIDR"'"}]}]'
 
 # A cluster keeps its image: `ray up` would replace the head of one that runs by one of another.
-[ -n "$AMI" ] || AMI=$(grep -Eso -m 1 'ami-[0-9a-f]+' rendered.yaml) ||
+if [ -z "$AMI" ] && grep -qs "region: $AWS_DEFAULT_REGION\$" rendered.yaml; then
+  AMI=$(sed -n '/ImageId: /{s/.*: //p;q;}' rendered.yaml)
+fi
+[ -n "$AMI" ] ||
   AMI=$(aws ssm get-parameter --query Parameter.Value --output text --name \
     /aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id)
 

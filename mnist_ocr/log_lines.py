@@ -49,9 +49,8 @@ def configure_logging(log_format: LogFormat) -> None:
 
 def bind(**fields: Any) -> None:
     """Put these into each JSON line of this process from now on; None takes a field out."""
-    _bound.update(fields)
-    for name in [name for name, value in _bound.items() if value is None]:
-        del _bound[name]
+    global _bound  # replaced, not changed: other threads may be writing a line
+    _bound = {name: value for name, value in {**_bound, **fields}.items() if value is not None}
 
 
 class JsonFormatter(logging.Formatter):
@@ -77,5 +76,6 @@ class JsonFormatter(logging.Formatter):
             {
                 key: redact(value) if isinstance(value, str) else value
                 for key, value in fields.items()
-            }
+            },
+            default=str,
         )

@@ -96,7 +96,7 @@ def _get(reference: Any) -> tuple[Report | Trouble, float]:
     try:
         report: Report = ray.get(reference)
     except Exception as error:  # of Ray, or of an import over there
-        text = str(error).strip().splitlines()[-1]
+        text = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         return Trouble(
             f"the check failed there: {text}",
             "Install the driver's mnist-ocr on that node, or submit with --working-dir; Ray's logs "

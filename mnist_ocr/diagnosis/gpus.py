@@ -67,7 +67,8 @@ def _run(command: list[str], environment: dict[str, str]) -> str:
 
 def _describe(error: Exception) -> str:
     if isinstance(error, subprocess.CalledProcessError):
-        return str(error.stderr or error.stdout or error).strip().splitlines()[-1]
+        said = str(error.stderr or error.stdout).strip() or str(error)
+        return said.splitlines()[-1]
     return str(error)
 
 

@@ -92,6 +92,8 @@ def judge_machine(
     """
     num_gpus = None if in_ray is None else in_ray.get("GPU", 0)
     expected = driver.facts["versions"]
+    if isinstance(expected, Trouble):  # which is a finding about the driver
+        expected = {}
     judges: dict[str, Callable[[Any], Iterator[Finding]]] = {
         "versions": lambda found: versions.judge_versions(found, expected),
         "hardware": lambda found: hardware.judge_hardware(found, in_ray),

@@ -181,12 +181,14 @@ def monitored(
         on_progress(progress)
 
     def repeat() -> None:
+        has_ended = False
         while True:
             listed.set(latest.num_listed)
             done.set(latest.num_done)
             waiting.set(latest.num_waiting_shards)
-            if end.wait(REPEAT_S):
+            if has_ended:
                 return
+            has_ended = end.wait(REPEAT_S)  # and set once more, to what the job came to
 
     bind(job_id=job_id)
     listed = gauge("listed_images", "Objects listed so far, in all runs of the job.")

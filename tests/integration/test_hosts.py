@@ -39,6 +39,9 @@ NOTICE_S = 10.0
 HEALTH_CHECKS = {"initial_delay_ms": 2000, "period_ms": 1000, "timeout_ms": 3000}
 """By which Ray notices in about 12 s that a node is gone; left alone, in about a minute."""
 
+RAY_LOOKS_S = 21.0
+"""Ray plans elastic training with the nodes that it saw last, and looks every 20 s."""
+
 RAY = str(Path(sys.executable).with_name("ray"))
 WAIT_S = 240.0
 """What takes longer hangs, on a busy machine, too."""
@@ -220,6 +223,7 @@ def test_training_outlives_a_host(how: str, cluster: Cluster) -> None:
     """The worker that is left goes on after the last epoch that both have finished."""
     name = f"train-{LOSSES.index(how)}"
     worker = cluster.add_worker(name)
+    time.sleep(RAY_LOOKS_S)
     metrics = cluster.bucket / name / "metrics.jsonl"
     job = cluster.run(
         *("train", "--dataset", "digits", "--num-epochs", str(NUM_EPOCHS)),

@@ -59,6 +59,19 @@ def test_job_is_followed_from_elsewhere(head: Head, tmp_path: Path) -> None:
     assert "Job 'search' succeeded" in head.run_job_command("status", "search").stdout
 
 
+def test_doctor_is_a_job(head: Head, model: str, tmp_path: Path) -> None:
+    """It looks at the driver and at every node of the cluster that it was submitted to."""
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans/1.png").write_bytes(cv2.imencode(".png", np.zeros((28, 28)))[1].tobytes())
+    doctor = ["python", "jobs/doctor.py", "--input-uri", str(tmp_path / "scans")]
+    doctor += ["--output-uri", str(tmp_path / "out"), "--model-uri", model]
+    log = head.run_job_command("submit", "--", *doctor).stdout  # this machine may have problems
+    said = find_result(log)["lines"]
+    tried = {"versions", "token", "input", "output", "model"}
+    assert {each["level"] for each in said if each["check"] in tried} == {"ok"}, log
+    assert {len(each["machines"]) for each in said if each["check"] in tried} == {2}, log
+
+
 def test_failed_job_says_why(head: Head, tmp_path: Path) -> None:
     """The job's status is FAILED and its log ends with one sentence."""
     label = ["python", "jobs/label.py", "/nowhere", str(tmp_path / "out"), "--model-uri", "/none"]
@@ -138,6 +151,8 @@ def test_stopped_job_resumes(head: Head, model: str, server: ImageServer, tmp_pa
     assert not {uri.rpartition("/")[2] for uri in finished[1:]} & {p[1:] for p in server.gets}
     assert sorted(pd.read_parquet(output)["path"]) == uris
     assert verify(VerifyConfig(str(output))).problems == []
+    files = [path for path in output.rglob("*") if path.is_file()]
+    assert not any(head.token.encode() in path.read_bytes() for path in files)
 
 
 @pytest.mark.parametrize("path", ["/api/version", "/api/jobs/", "/nodes?view=summary"])

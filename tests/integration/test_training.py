@@ -11,7 +11,6 @@ import ray
 
 from mnist_ocr import DigitClassifier
 from mnist_ocr.errors import UsageError
-from mnist_ocr.training import progress
 from mnist_ocr.training.config import DatasetConfig, EvaluateConfig, RecipeOverrides, TrainConfig
 from mnist_ocr.training.datasets import load_dataset, load_digit_pages
 from mnist_ocr.training.evaluation import evaluate
@@ -147,22 +146,6 @@ def test_model_is_written_to_a_bucket(rclone_server: Any) -> None:
         evaluate(EvaluateConfig(model_uri="s3://trained/mlp", dataset="digits")).accuracy
         == result.test_accuracy
     )
-
-
-def test_silence_does_not_end_the_progress(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """What comes after a long epoch, or a wait for room, is logged as what came before."""
-    caplog.set_level("INFO")
-    monkeypatch.setattr(progress, "SILENCE_S", 0.2)
-    tracker: Any = None  # for epochs only
-    with follow_progress(tracker, 1) as queue:
-        queue.put("before")
-        time.sleep(1)
-        queue.put("after")
-    told = [record.message for record in caplog.records]
-    assert (told[0], told[-1]) == ("before", "after")
-    assert any("no epoch ended" in line for line in told)
 
 
 def test_divergence_on_a_worker_is_the_drivers_clear_error(tmp_path: Path) -> None:

@@ -76,6 +76,7 @@ def test_setup_again_changes_nothing_but_your_address(aws: Account) -> None:
         ({"BUCKET": ""}, "set it in cluster/settings.sh"),
         ({"BUCKET": "nowhere"}, "cannot open the bucket nowhere"),
         ({"SSH_CIDR": "0.0.0.0/0"}, "which is everybody"),
+        ({"AWS_DEFAULT_REGION": "eu-west-1"}, "the bucket scans is in us-west-2"),
     ],
 )
 def test_setup_refuses_before_it_makes_anything(
@@ -84,7 +85,12 @@ def test_setup_refuses_before_it_makes_anything(
     """What settings.sh lacks, or should not say, is one sentence."""
     aws.set(CLUSTER_NAME="refused", **settings)
     done = aws.run("setup.sh")
-    aws.set(CLUSTER_NAME="mnist-ocr", BUCKET="scans", SSH_CIDR="203.0.113.7/32")
+    aws.set(
+        CLUSTER_NAME="mnist-ocr",
+        BUCKET="scans",
+        SSH_CIDR="203.0.113.7/32",
+        AWS_DEFAULT_REGION="us-west-2",
+    )
     assert done.returncode == 1
     assert message in done.stderr
     assert "refused" not in str(describe(aws))

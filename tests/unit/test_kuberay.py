@@ -19,12 +19,23 @@ def test_pod_monitor_scrapes_rays_metrics_port() -> None:
     """Its definition is not at hand: these are all of its fields, and the port is the pods'."""
     assert find("monitoring", "PodMonitor")["spec"] == {
         "selector": find("monitoring", "NetworkPolicy")["spec"]["podSelector"],
-        "podMetricsEndpoints": [{"port": "metrics"}],
+        "podMetricsEndpoints": [
+            {"port": "metrics", "relabelings": [{"targetLabel": "job", "replacement": "ray"}]}
+        ],
     }
     for path, template in pod_templates("label"):
         if "submitter" not in path:
             ports = template["spec"]["containers"][0]["ports"]
             assert {"name": "metrics", "containerPort": 8080} in ports
+
+
+def test_a_spot_node_can_be_drained() -> None:
+    """Karpenter may not move the head; a worker whose node goes it has to let go of."""
+    for path, template in pod_templates("label"):
+        if "submitter" not in path:
+            is_head = template["metadata"]["labels"]["app.kubernetes.io/component"] == "head"
+            held = template["metadata"]["annotations"].get("karpenter.sh/do-not-disrupt")
+            assert (held == "true") == is_head
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -225,6 +226,8 @@ def test_rays_token_is_for_its_owner_alone(
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", start)
+    context = SimpleNamespace(get_job_id=lambda: "01000000")
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
     session.connect_ray()
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
     assert stat.S_IMODE(shared.stat().st_mode) == 0o640
