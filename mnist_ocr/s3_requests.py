@@ -21,6 +21,9 @@ FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.1, 5.0
 """Before a request is repeated; doubled each time, and drawn from 0 up to it ("full jitter",
 Brooker, AWS Architecture Blog, 2015)."""
 
+MAX_BACKOFF_IF_THROTTLED_S = 1.0
+"""The pace slows all requests; for the last few of a shard, a longer wait leaves a worker idle."""
+
 T = TypeVar("T")
 
 
@@ -94,7 +97,8 @@ class S3Requests:
                 is_over = time.monotonic() - failing_since > patience_s
                 if is_over or not (throttled or is_outage(error)):
                     raise explain(error) from error
-                backoff_s = min(FIRST_BACKOFF_S * 2**attempt, MAX_BACKOFF_S)
+                max_backoff_s = MAX_BACKOFF_IF_THROTTLED_S if throttled else MAX_BACKOFF_S
+                backoff_s = min(FIRST_BACKOFF_S * 2**attempt, max_backoff_s)
                 time.sleep(random.uniform(0, backoff_s))
             else:
                 self._count_answer(sent, len(result) if isinstance(result, bytes) else 0)

@@ -85,7 +85,7 @@ def simulate(
         else:
             pacer.note_throttled()
             refused[int(now)] += 1
-            delay, attempt = rng.uniform(0, min(0.1 * 2**attempt, 5)), attempt + 1
+            delay, attempt = rng.uniform(0, min(0.1 * 2**attempt, 1)), attempt + 1
         heapq.heappush(events, (now + delay, next(order), worker, attempt, then))
     return served, refused
 
