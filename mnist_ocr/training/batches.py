@@ -2,7 +2,7 @@
 
 The images stay on the device as uint8; a batch is gathered and distorted there. Order and
 distortion are drawn for the *global* batch from (seed, epoch, step), and each worker takes its own
-slice: the number of workers changes a run by float noise only, and a run can go on from any epoch.
+slice: the number of workers changes a run by float noise only, and a run can go on from any step.
 
 Shapes: B digits and O synthetic non-digits of a batch on this worker.
 """
@@ -70,10 +70,13 @@ class BatchSource:
         self.images_per_epoch = len(train.labels) * self.num_passes
         self.steps_per_epoch = math.ceil(self.images_per_epoch / recipe.batch_size)
 
-    def draw_batches(self, epoch: int) -> Iterator[Batch]:
-        """This worker's part of each batch of an epoch; the last batch may be smaller."""
+    def draw_batches(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """This worker's part of each batch of an epoch, from step `first` on.
+
+        The last batch may be smaller.
+        """
         batches = torch.split(self.draw_order(epoch), self.batch_size)
-        for step, indices in enumerate(batches):
+        for step, indices in enumerate(batches[first:], first):
             size = len(indices)
             rows = self._take_share(size)
             inputs = self._augment(scale(self.images[indices[rows]]), epoch, step, size)

@@ -1,5 +1,6 @@
-"""A run's latest state: one object beside the model, replaced whole at the end of every epoch.
+"""A run's latest state: one object beside the model, replaced whole.
 
+That is at the end of every epoch, and within one when a node of the run is to go.
 Ray Train's own checkpoints are not used: they are folders plus a snapshot file that is written in
 place, so that a crash can leave one that stops the next start, and pyarrow's file systems know
 other settings for S3 than the rest of this package. This is one `Store.write`: readers see the old
@@ -9,6 +10,7 @@ state or the new one.
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 
 import safetensors
 import safetensors.torch
@@ -16,21 +18,28 @@ from torch import Tensor
 
 from mnist_ocr.errors import ObjectError
 from mnist_ocr.storage import Store
+from mnist_ocr.training.epoch_sums import EpochTotals
 from mnist_ocr.training.loop import TrainingLoop
 from mnist_ocr.training.metrics import format_history, parse_history
 
 CHECKPOINT = "checkpoint.safetensors"
 
 
-def save_checkpoint(store: Store, run_id: str, loop: TrainingLoop) -> None:
-    """Write the loop's state.
+def save_checkpoint(
+    store: Store, run_id: str, loop: TrainingLoop, progress: EpochTotals | None = None
+) -> None:
+    """Write the loop's state; within an epoch, with how far it has come.
 
     Raises:
         UsageError: The folder cannot be written, or the disk is full.
         StorageUnreachableError: The store does not answer, also on retries.
     """
     state = {k: v.detach().cpu().contiguous() for k, v in loop.state_dict().items()}
-    metadata = {"run_id": run_id, "history": format_history(loop.history)}
+    metadata = {
+        "run_id": run_id,
+        "history": format_history(loop.history),
+        "progress": json.dumps(asdict(progress or EpochTotals())),
+    }
     metadata["sha256"] = _hash(metadata, state)
     store.write(CHECKPOINT, safetensors.torch.save(state, metadata))
 
@@ -54,7 +63,7 @@ def restore_checkpoint(content: bytes, run_id: str, loop: TrainingLoop) -> str:
     """Put a loop where the run of that id was last saved.
 
     A checkpoint that is damaged, or of another run, leaves the loop at its start; it is replaced
-    after the first epoch.
+    by the next one.
 
     Returns:
         Where the run goes on, or why it does not, for a person.
@@ -63,14 +72,16 @@ def restore_checkpoint(content: bytes, run_id: str, loop: TrainingLoop) -> str:
         metadata = _read_metadata(content)
         state = safetensors.torch.load(content)
         history = parse_history(metadata["history"])
+        progress = EpochTotals(**json.loads(metadata["progress"]))
         if metadata.pop("sha256") != _hash(metadata, state):
             raise ValueError("its sha256 differs")
         if metadata["run_id"] != run_id:
             return f"starting anew: {CHECKPOINT} is of another run"
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         return f"starting anew: {CHECKPOINT} is damaged ({error})"
-    loop.load_state_dict(state, history)
-    return f"continuing after epoch {len(loop.history)}"
+    loop.load_state_dict(state, history, progress)
+    within = f" and {progress.num_steps} steps" if progress.num_steps else ""
+    return f"continuing after epoch {len(loop.history)}{within}"
 
 
 def _read_metadata(content: bytes) -> dict[str, str]:

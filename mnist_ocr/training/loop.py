@@ -9,7 +9,7 @@ Shapes: N images of a split; B images of a batch on this worker.
 import copy
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import safetensors.torch
@@ -26,6 +26,7 @@ from mnist_ocr.errors import UsageError
 from mnist_ocr.training.batches import BatchSource, scale
 from mnist_ocr.training.datasets import Dataset, Split
 from mnist_ocr.training.distillation import Committee
+from mnist_ocr.training.epoch_sums import EpochSums, EpochTotals
 from mnist_ocr.training.loss import compute_loss
 from mnist_ocr.training.metrics import EpochMetrics
 from mnist_ocr.training.optimization import build_optimizer, compute_learning_rate
@@ -129,19 +130,25 @@ class TrainingLoop:
         self.committee = committee
         self.optimizer = build_optimizer(self.network, recipe)
         self.history: list[EpochMetrics] = []
+        self.sums = EpochSums(device)
+        """Of the epoch that comes next, or runs."""
 
-    def run(self) -> Iterator[EpochMetrics]:
-        """Train epoch by epoch, from where `history` ends; after the last, `ema_network` counts.
+    def run(self, after_step: Callable[[], None] = lambda: None) -> Iterator[EpochMetrics]:
+        """Train epoch by epoch, from where the run is; after the last, `ema_network` counts.
+
+        Args:
+            after_step: Called after each step.
 
         Raises:
             UsageError: The loss is no longer a finite number.
         """
         for epoch in range(len(self.history), self.recipe.num_epochs):
-            self.history.append(self._run_epoch(epoch))
+            self.history.append(self._run_epoch(epoch, after_step))
+            self.sums = EpochSums(self.device)
             yield self.history[-1]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All that the next epoch depends on, beside `history`: the same state, the same result.
+        """All that the next step depends on, beside its number: the same state, the same result.
 
         Order and distortion are drawn anew from (seed, epoch, step).
         """
@@ -151,8 +158,13 @@ class TrainingLoop:
             state |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
         return state
 
-    def load_state_dict(self, state: Mapping[str, Tensor], history: list[EpochMetrics]) -> None:
-        """Continue a run: what `state_dict` returned, and the epochs it had behind it."""
+    def load_state_dict(
+        self,
+        state: Mapping[str, Tensor],
+        history: list[EpochMetrics],
+        progress: EpochTotals | None = None,
+    ) -> None:
+        """Continue a run: what `state_dict` returned, and what it had behind it."""
         parts: dict[str, dict[str, Tensor]] = {"network": {}, "ema": {}}
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in state.items():
@@ -172,38 +184,39 @@ class TrainingLoop:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.history = list(history)
+        if progress:
+            # one worker counts for all what they had counted together
+            own = progress if self.rank == 0 else EpochTotals(progress.num_steps)
+            self.sums = EpochSums(self.device, own)
 
-    def _run_epoch(self, epoch: int) -> EpochMetrics:
+    def _run_epoch(self, epoch: int, after_step: Callable[[], None]) -> EpochMetrics:
+        train = self._train_epoch(epoch, after_step)
         start = time.perf_counter()
-        train_loss, train_accuracy = self._train_epoch(epoch)
-        train_seconds = time.perf_counter() - start
-        validation_loss, validation_accuracy = self._validate()
-        if not math.isfinite(train_loss + validation_loss):
+        validation = self._validate()
+        if not math.isfinite(train.loss + validation.loss):
             raise UsageError(
-                f"Training diverged: the loss of epoch {epoch + 1} is {train_loss}. "
+                f"Training diverged: the loss of epoch {epoch + 1} is {train.loss}. "
                 f"Pass a --learning-rate below {self.recipe.learning_rate:g}."
             )
         return EpochMetrics(
             epoch=epoch + 1,
-            train_loss=train_loss,
-            train_accuracy=train_accuracy,
-            validation_loss=validation_loss,
-            validation_accuracy=validation_accuracy,
+            train_loss=train.loss,
+            train_accuracy=train.accuracy,
+            validation_loss=validation.loss,
+            validation_accuracy=validation.accuracy,
             learning_rate=self._learning_rate_at((epoch + 1) * self.batches.steps_per_epoch - 1),
-            images_per_s=self.batches.images_per_epoch / train_seconds,
-            seconds=time.perf_counter() - start,
+            images_per_s=self.batches.images_per_epoch / train.seconds,
+            seconds=train.seconds + time.perf_counter() - start,
             num_workers=self.world_size,
         )
 
-    def _train_epoch(self, epoch: int) -> tuple[float, float]:
-        """Take every step of an epoch and return the mean loss and the accuracy."""
+    def _train_epoch(self, epoch: int, after_step: Callable[[], None]) -> EpochTotals:
+        """Take the steps that are left of an epoch."""
         self.network.train()
-        # Summed on the device, so that no step waits for a number.
-        loss_sum = torch.zeros((), device=self.device)
-        num_right = torch.zeros((), device=self.device)
-        count = 0
-        for step, batch in enumerate(self.batches.draw_batches(epoch)):
-            self._set_learning_rate(epoch * self.batches.steps_per_epoch + step)
+        self.sums.go_on()
+        for batch in self.batches.draw_batches(epoch, self.sums.num_steps):
+            step = epoch * self.batches.steps_per_epoch + self.sums.num_steps
+            self._set_learning_rate(step)
             with torch.autocast(
                 self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"
             ):
@@ -216,12 +229,10 @@ class TrainingLoop:
             total = (loss + outlier_loss) * (self.world_size / batch.global_size)
             total.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
-            self._update_average(epoch * self.batches.steps_per_epoch + step)
-            loss_sum += loss.detach()
-            digits = logits.detach()[: len(batch.labels)].argmax(1)
-            num_right += (digits == batch.labels).sum()
-            count += len(batch.labels)
-        return self._average_over_workers(loss_sum, num_right, count)
+            self._update_average(step)
+            self.sums.add(loss.detach(), logits.detach()[: len(batch.labels)], batch.labels)
+            after_step()
+        return self.sums.sum_over_workers()
 
     def _set_learning_rate(self, step: int) -> None:
         for group in self.optimizer.param_groups:
@@ -238,13 +249,13 @@ class TrainingLoop:
         decay = min(self.recipe.ema_decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self._averages, self._values, 1 - decay)
 
-    def _validate(self) -> tuple[float, float]:
-        """Return loss and accuracy of the averaged weights; each worker reads its share."""
+    def _validate(self) -> EpochTotals:
+        """Loss and accuracy of the averaged weights; each worker reads its share."""
         labels = self.validation_labels
         logits = self._compute_logits(self.validation_images)
-        loss_sum = F.cross_entropy(logits, labels, reduction="sum")
-        num_right = (logits.argmax(1) == labels).sum()
-        return self._average_over_workers(loss_sum, num_right, len(labels))
+        sums = EpochSums(self.device)
+        sums.add(F.cross_entropy(logits, labels, reduction="sum"), logits, labels)
+        return sums.sum_over_workers()
 
     def compute_logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Read images with the averaged weights: (N, 28, 28) uint8 to (N, 10) float32."""
@@ -260,12 +271,3 @@ class TrainingLoop:
 
     def _normalize(self, inputs: Tensor) -> Tensor:
         return (inputs - self.mean) / self.std
-
-    def _average_over_workers(
-        self, loss_sum: Tensor, num_right: Tensor, count: int
-    ) -> tuple[float, float]:
-        sums = torch.stack([loss_sum, num_right, loss_sum.new_tensor(count)])
-        if self.world_size > 1:
-            dist.all_reduce(sums)
-        loss, right, total = sums.tolist()
-        return loss / total, right / total

@@ -63,7 +63,7 @@ def train(config: TrainConfig) -> TrainResult:
     """Train a model on Ray and write its directory.
 
     Joins the Ray cluster of this process, or that of RAY_ADDRESS, or starts one on this machine.
-    A run that was interrupted is continued after its last whole epoch.
+    A run that was interrupted is continued where it was last saved.
 
     Raises:
         UsageError: The config does not fit the dataset or the cluster, or training diverged.
@@ -193,8 +193,8 @@ def _run_on_workers(run: TrainingRun, scaling_config: ray.train.ScalingConfig) -
             raise KeyboardInterrupt from error
         except ray_v2.train.TrainingFailedError as error:
             raise JobFailedError(
-                f"Ray Train gave up: {_first_reason(error)}. The same command goes on after the "
-                "last whole epoch."
+                f"Ray Train gave up: {_first_reason(error)}. The same command goes on where the "
+                "run was last saved."
             ) from error
     if isinstance(outcome, Exception):
         raise outcome

@@ -1,13 +1,15 @@
-"""What runs on each worker of Ray Train: the loop, a checkpoint per epoch, the model at the end.
+"""What runs on each worker of Ray Train: the loop, its checkpoints, the model at the end.
 
-All workers hold the same weights. Worker 0 alone writes: it saves the state after each epoch,
-calibrates after the last, reads the test images once, and writes the model directory.
+All workers hold the same weights. Worker 0 alone writes: it saves the state after each epoch, and
+every few seconds once a node is to go; calibrates after the last epoch, reads the test images once,
+and writes the model directory.
 """
 
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import ray
 import ray.train.torch
@@ -23,10 +25,20 @@ from mnist_ocr.training.calibrating import fit_calibration
 from mnist_ocr.training.checkpoints import read_checkpoint, restore_checkpoint, save_checkpoint
 from mnist_ocr.training.config import TrainConfig
 from mnist_ocr.training.datasets import Dataset
+from mnist_ocr.training.epoch_sums import EpochTotals
 from mnist_ocr.training.loop import TrainingLoop, build_loop
 from mnist_ocr.training.recipes import Recipe
 
 Result = TypeVar("Result")
+
+ray_v2: Any = ray
+"""Ray as it is at run time: its type hints are those of Ray Train v1."""
+
+LOOK_INTERVAL_S = 5.0
+"""Between looks for a preemption, about: Ray Train itself asks the cluster as often."""
+
+FIRST_LOOK, MAX_GROWTH = 16, 16
+"""Steps before the first look, and how many times more there may be before the next."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +120,9 @@ def _train(run: TrainingRun) -> TrainResult | None:
         run.progress.put(note)
     if loop.rank == 0 and loop.history:
         run.progress.put(list(loop.history))
-    for _ in loop.run():
-        _do_on_first(loop, lambda: _save_progress(run, store, loop))
+    watch = PreemptionWatch(loop, lambda: _save_within_epoch(run, store, loop))
+    for _ in loop.run(watch.after_step):
+        _do_on_first(loop, lambda: _save_epoch(run, store, loop))
     return _do_on_first(loop, lambda: _save_result(run, dataset, loop))
 
 
@@ -131,13 +144,61 @@ def _do_on_first(loop: TrainingLoop, action: Callable[[], Result]) -> Result:
     return cast(Result, outcome[0])
 
 
-def _save_progress(run: TrainingRun, store: Store, loop: TrainingLoop) -> None:
-    try:
-        save_checkpoint(store, run.run_id, loop)
-    except StorageUnreachableError as error:
-        # The next epoch's will do: only a crash before it would cost this epoch again.
-        run.progress.put(f"no checkpoint of epoch {len(loop.history)}: {error}")
+class PreemptionWatch:
+    """Saves the run when a node that it runs on is to go, and again until it goes.
+
+    All workers have to look after the same step, and none of them may wait for the others at each:
+    they agree on the number of steps until the next look.
+
+    Args:
+        loop: The run.
+        save: Saves it; called by all workers.
+    """
+
+    def __init__(self, loop: TrainingLoop, save: Callable[[], None]) -> None:
+        self._loop, self._save = loop, save
+        self._interval = self._num_left = FIRST_LOOK
+        self._looked_at = time.monotonic()
+
+    def after_step(self) -> None:
+        """Look, if it is time."""
+        self._num_left -= 1
+        if self._num_left:
+            return
+        if ray_v2.train.get_preemption_info() is not None:
+            self._save()
+        self._interval = self._num_left = _do_on_first(self._loop, self._plan)
+        self._looked_at = time.monotonic()
+
+    def _plan(self) -> int:
+        """Steps until the next look, from the time that the last ones took."""
+        num_steps = self._interval * LOOK_INTERVAL_S / (time.monotonic() - self._looked_at)
+        return max(1, round(min(num_steps, self._interval * MAX_GROWTH)))
+
+
+def _save_within_epoch(run: TrainingRun, store: Store, loop: TrainingLoop) -> None:
+    progress = loop.sums.sum_over_workers()
+    _do_on_first(loop, lambda: _save(run, store, loop, progress))
+
+
+def _save_epoch(run: TrainingRun, store: Store, loop: TrainingLoop) -> None:
+    _save(run, store, loop)
     run.progress.put(list(loop.history))
+
+
+def _save(
+    run: TrainingRun, store: Store, loop: TrainingLoop, progress: EpochTotals | None = None
+) -> None:
+    within = f" and {progress.num_steps} steps" if progress else ""
+    where = f"after epoch {len(loop.history)}{within}"
+    try:
+        save_checkpoint(store, run.run_id, loop, progress)
+    except StorageUnreachableError as error:
+        # The next one will do: only a crash before it would cost these steps again.
+        run.progress.put(f"no checkpoint {where}: {error}")
+    else:
+        if progress:
+            run.progress.put(f"a node is to go: saved {where}")
 
 
 def _save_result(run: TrainingRun, dataset: Dataset, loop: TrainingLoop) -> TrainResult:

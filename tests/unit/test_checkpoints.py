@@ -62,6 +62,22 @@ def test_restored_run_is_where_it_was(store: LocalStore, saved: TrainingLoop) ->
     assert [m.epoch for m in loop.run()] == [2, 3]
 
 
+def test_run_saved_within_an_epoch_goes_on_there(store: LocalStore) -> None:
+    """The steps that are left of the epoch follow, and its metrics are of all of it."""
+    loop, other = new_loop(), new_loop()
+
+    def save() -> None:
+        if loop.sums.num_steps == 2 and len(loop.history) == 1:
+            save_checkpoint(store, "run", loop, loop.sums.sum_over_workers())
+
+    list(loop.run(save))
+    assert restore(store, other) == "continuing after epoch 1 and 2 steps"
+    steps: list[int] = []
+    assert [m.epoch for m in other.run(lambda: steps.append(other.sums.num_steps))] == [2, 3]
+    assert steps[0] == 3
+    assert [m.train_loss for m in other.history] == [m.train_loss for m in loop.history]
+
+
 def test_without_a_checkpoint_a_run_starts_at_its_start(store: LocalStore) -> None:
     """As does one whose folder does not exist."""
     assert read_checkpoint(store) is None

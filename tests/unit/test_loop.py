@@ -105,6 +105,30 @@ def test_interrupted_run_ends_with_the_same_bits(split: Split, recipe_name: str)
     assert [m.train_loss for m in second.history] == [m.train_loss for m in metrics]
 
 
+def test_run_interrupted_within_an_epoch_ends_with_the_same_bits(
+    split: Split, recipe_name: str
+) -> None:
+    """As after an epoch; its metrics are those of the whole epoch, too."""
+    whole = build_loop(split, recipe_name, num_epochs=3)
+    metrics, wanted = run(whole)
+    first = build_loop(split, recipe_name, num_epochs=3)
+    second = build_loop(split, recipe_name, num_epochs=3)
+
+    def hand_over() -> None:
+        if len(first.history) == 1 and first.sums.num_steps == 2:
+            state = {name: value.clone() for name, value in first.state_dict().items()}
+            second.load_state_dict(state, first.history, first.sums.sum_over_workers())
+
+    list(first.run(hand_over))
+    num_steps: list[int] = []
+    rest = list(second.run(lambda: num_steps.append(second.sums.num_steps)))
+    assert num_steps == [3, 1, 2, 3]
+    torch.testing.assert_close(second.ema_network.state_dict(), wanted, atol=0, rtol=0)
+    torch.testing.assert_close(second.state_dict(), whole.state_dict(), atol=0, rtol=0)
+    assert [m.train_loss for m in rest] == [m.train_loss for m in metrics[1:]]
+    assert [m.train_accuracy for m in rest] == [m.train_accuracy for m in metrics[1:]]
+
+
 def test_without_averaging_the_average_is_the_weights(split: Split) -> None:
     """An `ema_decay` of 0 leaves the weights of the last step."""
     loop = build_loop(split, ema_decay=0.0)
