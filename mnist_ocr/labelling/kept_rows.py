@@ -6,12 +6,13 @@ from functools import cache
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mnist_ocr.errors import ObjectError, UsageError
+from mnist_ocr.errors import DamagedOutputError, ObjectError, UsageError
 from mnist_ocr.labelling.generations import sibling_uri
-from mnist_ocr.labelling.job import Job
+from mnist_ocr.labelling.job import JOB, Job, read_job
 from mnist_ocr.labelling.manifest import part_name
 from mnist_ocr.labelling.manifest_shard import ManifestShard, read_shard
-from mnist_ocr.labelling.predictions import SCHEMA, decode_table
+from mnist_ocr.labelling.predictions import SCHEMA
+from mnist_ocr.labelling.shard_check import compare, decode_part
 from mnist_ocr.storage import Store, open_store
 
 NONE = SCHEMA.empty_table()
@@ -30,7 +31,7 @@ def read_kept(job: Job, shard: int, manifest: ManifestShard) -> pa.Table:
         Rows of the output's schema, in id order.
 
     Raises:
-        UsageError: the base is damaged.
+        DamagedOutputError: the base is damaged.
         ObjectError: it cannot be read.
     """
     if job.base is None:
@@ -44,29 +45,60 @@ def read_kept(job: Job, shard: int, manifest: ManifestShard) -> pa.Table:
         return NONE  # of objects that are new
     if len(old.table) != len(manifest.table):
         return NONE  # a manifest that was lost, and listed anew
-    rows = read_rows(base, shard)
+    rows = read_rows(base, _read_job_once(base.uri, job.job_id), shard, old)
     is_kept = pc.invert(pc.is_in(rows["status"].cast(pa.string()), pa.array(job.redo, pa.string())))
     for column in ("path", "size", "etag"):
         is_kept = pc.and_(is_kept, pc.equal(old.table[column], manifest.table[column]))
     return rows.filter(is_kept)
 
 
-def read_rows(output: Store, shard: int) -> pa.Table:
-    """The rows of a finished shard.
+def read_rows(output: Store, job: Job, shard: int, manifest: ManifestShard) -> pa.Table:
+    """The rows of a finished shard, if `verify` would find nothing wrong with them.
+
+    They get a new checksum where they are taken over, which would hide whatever is.
+
+    Args:
+        output: Where they are.
+        job: That they should be of.
+        shard: Number of the shard.
+        manifest: That they should be of.
 
     Raises:
-        UsageError: the file is damaged.
+        DamagedOutputError: the file is damaged, or another.
         ObjectError: it cannot be read.
     """
+
+    def decode(data: bytes) -> pa.Table:
+        rows, manifest_sha256 = decode_part(data, job, shard)
+        if manifest_sha256 != manifest.sha256:
+            raise ValueError("was made of another manifest shard")
+        if faults := compare(rows, manifest.table, job.threshold):
+            raise ValueError(f"is wrong: {', '.join(faults)}")
+        return rows
+
     try:
-        return output.read_as(part_name(shard), decode_table)[0]
+        return output.read_as(part_name(shard), decode)
     except UsageError:  # of the credentials; a ValueError, too
         raise
-    except (pa.ArrowException, ValueError) as error:
-        raise UsageError(
-            f"{output.uri_of(part_name(shard))} is damaged: {error}. Delete it and _SUCCESS beside "
+    except ValueError as error:
+        raise DamagedOutputError(
+            f"{output.uri_of(part_name(shard))} {error}. Delete it and _SUCCESS beside "
             "it, have `mnist-ocr label` make both again, without --update, and run this again."
         ) from error
+
+
+def read_base_job(base: Store) -> Job:
+    """The job that the rows of a base are of.
+
+    Raises:
+        DamagedOutputError: it is damaged, or not there.
+    """
+    if job := read_job(base, Job):
+        return job
+    raise DamagedOutputError(
+        f"{base.uri_of(JOB)} is missing. Restore it from a copy; or, if nobody needs the rows "
+        "beside it, delete them, too (mnist-ocr prune), and run this again."
+    )
 
 
 def find_unread(manifest: ManifestShard, kept: pa.Table) -> ManifestShard:
@@ -93,3 +125,9 @@ def merge_rows(kept: pa.Table, labelled: pa.Table) -> pa.Table:
 def _open_once(uri: str) -> Store:
     """One connection per worker process."""
     return open_store(uri)
+
+
+@cache
+def _read_job_once(base_uri: str, job_id: str) -> Job:
+    """Once per worker process and new job."""
+    return read_base_job(_open_once(base_uri))

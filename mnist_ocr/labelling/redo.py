@@ -14,7 +14,7 @@ from mnist_ocr.digits.classifier import NOT_A_DIGIT
 from mnist_ocr.digits.decoding import DECODE_STATUSES
 from mnist_ocr.digits.isolation import POISON
 from mnist_ocr.errors import UsageError
-from mnist_ocr.labelling.kept_rows import read_rows
+from mnist_ocr.labelling.kept_rows import read_base_job, read_rows
 from mnist_ocr.labelling.locator import Locator
 from mnist_ocr.labelling.new_manifest import read_shards, replace_objects, write_manifest
 from mnist_ocr.labelling.sources import Source
@@ -66,8 +66,9 @@ def write_redone(
 
 
 def _make_shards(source: Source, base: Store, redo: Sequence[str]) -> Iterator[pa.Table]:
+    job = read_base_job(base)
     for shard, manifest in enumerate(read_shards(base)):
-        status = read_rows(base, shard)["status"].cast(pa.string())
+        status = read_rows(base, job, shard, manifest)["status"].cast(pa.string())
         is_redone = pc.is_in(status, pa.array(redo))
         objects = replace(manifest, table=manifest.table.filter(is_redone)).objects(source)
         calls = ((INFO_BYTES, partial(_look_up, source, info)) for info in objects)

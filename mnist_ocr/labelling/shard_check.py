@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 
 from mnist_ocr.labelling.job import Job
+from mnist_ocr.labelling.manifest import part_name
 from mnist_ocr.labelling.manifest_shard import decode_shard
-from mnist_ocr.labelling.predictions import find_faults
-from mnist_ocr.labelling.shards import decode_part
+from mnist_ocr.labelling.predictions import SCHEMA, decode_table, find_faults
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,40 @@ def check_shard(
             objects = _decode_manifest(manifest, manifest_sha256, first_id)
         except ValueError as error:
             manifest_fault = str(error)
-    if rows is not None and (faults := _compare(rows, objects, job.threshold)):
+    if rows is not None and (faults := compare(rows, objects, job.threshold)):
         rows, part_fault = None, f"is wrong: {', '.join(faults)}"
     return ShardCheck(objects, rows, manifest_fault, part_fault)
+
+
+def decode_part(data: bytes, job: Job, shard: int) -> tuple[pa.Table, str]:
+    """The rows of a part, and the sha256 of their manifest shard.
+
+    Raises:
+        ValueError: it is damaged, or of another job or shard; half a sentence.
+    """
+    try:
+        rows, metadata = decode_table(data)
+        found = {key: metadata[key] for key in ("job_id", "model_sha256", "version")}
+        number, manifest_sha256 = metadata["receipt"]["shard"], metadata["manifest_sha256"]
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"is damaged: {error}") from error
+    expected = identify(job)
+    if found != expected:
+        raise ValueError(f"is of another job: it has {found} and not {expected}")
+    if number != shard:
+        raise ValueError(f"is a copy of {part_name(number)}")
+    if not rows.schema.equals(SCHEMA):
+        raise ValueError("does not have the schema of docs/predictions.md")
+    return rows, manifest_sha256
+
+
+def identify(job: Job) -> dict[str, str | None]:
+    """What each part says of its job."""
+    return {
+        "job_id": job.job_id,
+        "model_sha256": job.model_sha256,
+        "version": job.versions.get("mnist-ocr"),
+    }
 
 
 def _decode_manifest(data: bytes, sha256: str, first_id: int | None) -> pa.Table:
@@ -68,7 +99,8 @@ def _decode_manifest(data: bytes, sha256: str, first_id: int | None) -> pa.Table
     return shard.table
 
 
-def _compare(rows: pa.Table, objects: pa.Table | None, threshold: float | None) -> list[str]:
+def compare(rows: pa.Table, objects: pa.Table | None, threshold: float | None) -> list[str]:
+    """What is wrong with the rows of a part; the objects are not compared where there are none."""
     faults = list(find_faults(rows, threshold))
     if objects is not None:
         faults += [

@@ -22,13 +22,8 @@ from mnist_ocr.labelling import kept_rows
 from mnist_ocr.labelling.job import Job
 from mnist_ocr.labelling.manifest import part_name
 from mnist_ocr.labelling.manifest_shard import ManifestShard
-from mnist_ocr.labelling.predictions import (
-    SCHEMA,
-    build_table,
-    decode_table,
-    encode_table,
-    read_metadata,
-)
+from mnist_ocr.labelling.predictions import build_table, encode_table, read_metadata
+from mnist_ocr.labelling.shard_check import identify
 from mnist_ocr.labelling.sources import Source
 from mnist_ocr.stopwatch import Stopwatch
 from mnist_ocr.storage import ByteRange, ObjectInfo, Store
@@ -155,7 +150,7 @@ def write_predictions(
     statuses = Counter(table["status"].to_pylist())
     receipt = Receipt(shard, len(table), num_accepted, dict(statuses), traffic, len(kept))
     metadata = {
-        **_identify(job),
+        **identify(job),
         "manifest_sha256": manifest.sha256,
         "receipt": receipt.encode(),
     }
@@ -171,36 +166,6 @@ def find_receipt(output: Store, job: Job, shard: int) -> Receipt | None:
     """That of a shard, if it is committed; raises as `read_receipts` does."""
     part = output.find(part_name(shard))
     return next(read_receipts(output, job.job_id, [part])) if part else None
-
-
-def decode_part(data: bytes, job: Job, shard: int) -> tuple[pa.Table, str]:
-    """The rows of a file of `write_predictions`, and the sha256 of their manifest shard.
-
-    Raises:
-        ValueError: it is damaged, or of another job or shard; half a sentence.
-    """
-    try:
-        rows, metadata = decode_table(data)
-        found = {key: metadata[key] for key in ("job_id", "model_sha256", "version")}
-        number, manifest_sha256 = metadata["receipt"]["shard"], metadata["manifest_sha256"]
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"is damaged: {error}") from error
-    expected = _identify(job)
-    if found != expected:
-        raise ValueError(f"is of another job: it has {found} and not {expected}")
-    if number != shard:
-        raise ValueError(f"is a copy of {part_name(number)}")
-    if not rows.schema.equals(SCHEMA):
-        raise ValueError("does not have the schema of docs/predictions.md")
-    return rows, manifest_sha256
-
-
-def _identify(job: Job) -> dict[str, str | None]:
-    return {
-        "job_id": job.job_id,
-        "model_sha256": job.model_sha256,
-        "version": job.versions.get("mnist-ocr"),
-    }
 
 
 def read_receipts(output: Store, job_id: str, parts: Sequence[ObjectInfo]) -> Iterator[Receipt]:
