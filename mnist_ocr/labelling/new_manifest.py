@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from mnist_ocr.ahead import call_in_blocks
 from mnist_ocr.crash import crash_point
-from mnist_ocr.errors import UsageError
+from mnist_ocr.errors import DamagedOutputError, UsageError
 from mnist_ocr.labelling.documents import create
 from mnist_ocr.labelling.manifest import list_finished_shards, list_shards
 from mnist_ocr.labelling.manifest_shard import (
@@ -24,6 +24,7 @@ from mnist_ocr.labelling.manifest_shard import (
     SCHEMA,
     ManifestShard,
     encode_rows,
+    explain_relisting,
     read_shard,
     shard_name,
 )
@@ -37,10 +38,22 @@ LISTED_SCHEMA = SCHEMA.with_metadata({FRONTIER: "[]"})
 
 
 def read_shards(base: Store) -> Iterator[ManifestShard]:
-    """All shards of a finished generation, in order."""
-    return call_in_blocks(
-        (SHARD_BYTES, partial(read_shard, base, shard)) for shard in list_shards(base)
-    )
+    """All shards of a finished generation, in order.
+
+    Raises:
+        DamagedOutputError: one is missing, damaged or in the place of another.
+    """
+    next_id = 0
+    reads = ((SHARD_BYTES, partial(read_shard, base, shard)) for shard in list_shards(base))
+    for shard, manifest in enumerate(call_in_blocks(reads)):
+        ids = manifest.table["id"]
+        if ids[0].as_py() != next_id:
+            raise DamagedOutputError(
+                f"{base.uri_of(shard_name(shard))} does not hold the ids from {next_id} on. "
+                f"{explain_relisting(base, shard)}"
+            )
+        yield manifest
+        next_id = ids[-1].as_py() + 1
 
 
 def write_manifest(

@@ -22,8 +22,14 @@ from mnist_ocr.errors import DamagedOutputError, UsageError
 from mnist_ocr.labelling.archives import archive_of
 from mnist_ocr.labelling.lanes import Lane, Listing
 from mnist_ocr.labelling.locator import Locator
-from mnist_ocr.labelling.manifest import SPLIT_AT, SPLIT_INTERVAL, read_totals, size_of_shard
-from mnist_ocr.labelling.manifest_shard import COMPLETE, SCHEMA, tabulate
+from mnist_ocr.labelling.manifest import (
+    SPLIT_AT,
+    SPLIT_INTERVAL,
+    list_shards,
+    read_totals,
+    size_of_shard,
+)
+from mnist_ocr.labelling.manifest_shard import COMPLETE, SCHEMA, read_shard, tabulate
 from mnist_ocr.labelling.new_manifest import (
     LISTED_SCHEMA,
     read_shards,
@@ -188,7 +194,14 @@ def _read_known(base: Store) -> tuple[Hashes, set[bytes]]:
             f"{base.uri_of(COMPLETE)} is missing. Delete {base.uri_of('_SUCCESS')} and run the "
             "command without --update, which lists what is missing; then update."
         )
-    known, end = np.empty(totals["num_images"], HASH), 0
+    shards = list_shards(base)
+    num_images = read_shard(base, shards[-1]).table["id"][-1].as_py() + 1 if shards else 0
+    if totals != (found := {"num_shards": len(shards), "num_images": num_images}):
+        raise DamagedOutputError(
+            f"{base.uri_of(COMPLETE)} counts {totals}, the manifest has {found}. Verify it "
+            f"(mnist-ocr verify {base.uri}), which says what to do."
+        )
+    known, end = np.empty(num_images, HASH), 0
     faulty = set()
     for shard in read_shards(base):
         start, end = end, end + len(shard.table)

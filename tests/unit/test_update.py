@@ -1,5 +1,6 @@
 """What is new or has changed since a generation was made, whatever the listings and crashes."""
 
+import json
 import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mnist_ocr.errors import UsageError
+from mnist_ocr.errors import DamagedOutputError, UsageError
 from mnist_ocr.labelling import manifest, manifest_shard, update
 from mnist_ocr.labelling.folders import FolderSource
 from mnist_ocr.labelling.locator import Locator
@@ -243,6 +244,26 @@ def test_line_inserted_into_a_list_is_the_only_new_one(tmp_path: Path) -> None:
     output = open_store(str(tmp_path / "new"))
     assert apply(ListSource(store, "list.txt"), base, output, 4) == 1
     assert [row[1] for row in rows_of(output)] == [*lines, "/scans/new.png"]
+
+
+@pytest.mark.parametrize("totals", [(1, 9), (1, 5), (1, 10**15), (1, -1), (2, 6)])
+def test_wrong_totals_are_said(totals: tuple[int, int], tmp_path: Path) -> None:
+    """Else objects that are on record would be taken for new ones."""
+    listing = {f"{i}": (1, "x") for i in range(6)}
+    base = label_first(listing, tmp_path / "base", 8)
+    document = dict(zip(("num_shards", "num_images"), totals, strict=True))
+    base.write("_manifest/complete.json", json.dumps(document).encode())
+    with pytest.raises(DamagedOutputError, match=r"complete\.json counts .*, the manifest has"):
+        apply(source_of(listing), base, base, 8)
+
+
+def test_manifest_shard_in_the_place_of_another_is_said(tmp_path: Path) -> None:
+    """Its objects would be in the new generation twice."""
+    listing = {f"{i}": (1, "x") for i in range(6)}
+    base = label_first(listing, tmp_path / "base", 2)
+    base.write(manifest_shard.shard_name(1), base.read(manifest_shard.shard_name(0)))
+    with pytest.raises(DamagedOutputError, match=r"00000001\.arrow does not hold the ids from 2"):
+        apply(source_of({**listing, "new": (1, "x")}), base, base, 2)
 
 
 def test_known_objects_take_sixteen_bytes_each(tmp_path: Path) -> None:
