@@ -10,6 +10,7 @@ Only `prune` deletes any.
 
 import json
 import re
+from typing import Any
 
 from mnist_ocr.errors import UsageError
 from mnist_ocr.labelling.documents import read_document
@@ -19,6 +20,7 @@ FOLDER = "_generations/"
 CURRENT = "_CURRENT"
 
 _URI = re.compile(rf"(.*)/{FOLDER}(\d{{4,}})")
+_FINISHED = re.compile(rf"{FOLDER}(\d{{4,}})/_SUCCESS")
 
 
 def labels_uri(output_uri: str) -> str:
@@ -57,10 +59,37 @@ def find_current(root: Store) -> int:
     number = read_document(
         root,
         CURRENT,
-        lambda document: int(document["generation"]),
+        _decode,
         'Write the number of the newest generation that has a _SUCCESS into it: {"generation": 1}.',
     )
     return number or 0
+
+
+def _decode(document: Any) -> int:
+    number = document["generation"]
+    if type(number) is not int or number < 0:
+        raise ValueError(f"the generation is {number!r}")
+    return number
+
+
+def explain_newer(root: Store) -> str:
+    """What to do about a finished generation that is newer than the one read; "" without one.
+
+    It lacks the switch; or `_CURRENT`, which no other file vouches for, is lost or not as it was.
+
+    Raises:
+        DamagedOutputError: `_CURRENT` is damaged.
+    """
+    names = (info.name for page in root.list(FOLDER) for info in page)
+    finished = [int(match[1]) for name in names if (match := _FINISHED.fullmatch(name))]
+    newest = max(finished, default=0)
+    if newest <= find_current(root):  # looked at last: a command may be switching
+        return ""
+    return (
+        f"{generation_uri(root.uri, newest)} is finished, and newer than the one that is read. "
+        "Run the command that made it again, which switches to it; or write its number into "
+        f'{root.uri_of(CURRENT)}: {{"generation": {newest}}}.'
+    )
 
 
 def switch_to(root: Store, number: int) -> None:

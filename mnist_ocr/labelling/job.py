@@ -12,7 +12,7 @@ from mnist_ocr.digits.model import Model, package_versions
 from mnist_ocr.errors import UsageError
 from mnist_ocr.labelling import lease
 from mnist_ocr.labelling.config import LabelConfig
-from mnist_ocr.labelling.documents import create, read_document
+from mnist_ocr.labelling.documents import check_types, create, read_document
 from mnist_ocr.labelling.sources import Source
 from mnist_ocr.storage import Store, is_local
 
@@ -148,7 +148,10 @@ def read_job(output: Store, kind: type[J]) -> J | None:
         UsageError: it is not one of this command's.
     """
     document = read_document(
-        output, JOB, _decode, "Restore it from a copy, or choose another folder."
+        output,
+        JOB,
+        lambda document: _decode(document, kind),
+        "Restore it from a copy, or choose another folder.",
     )
     if document is None:
         return None
@@ -161,11 +164,13 @@ def read_job(output: Store, kind: type[J]) -> J | None:
     return kind(**document)
 
 
-def _decode(document: Any) -> dict[str, Any]:
-    return {
+def _decode(document: Any, kind: type[ShardJob]) -> dict[str, Any]:
+    found = {
         key: tuple(value) if key in ("extensions", "redo") else value
         for key, value in dict(document).items()
     }
+    check_types(found, kind)
+    return found
 
 
 def check_same_job(recorded: ShardJob, wanted: ShardJob, remedy: str = "") -> None:

@@ -15,6 +15,9 @@ from mnist_ocr.labelling.predictions import SCHEMA
 from mnist_ocr.labelling.shard_check import compare, decode_part
 from mnist_ocr.storage import Store, open_store
 
+RERUN = "run `mnist-ocr label` with the same settings again"
+"""Also where `retry` has made the generation, since that wants a finished one."""
+
 NONE = SCHEMA.empty_table()
 """Of a generation without a base."""
 
@@ -82,9 +85,24 @@ def read_rows(output: Store, job: Job, shard: int, manifest: ManifestShard) -> p
         raise
     except ValueError as error:
         raise DamagedOutputError(
-            f"{output.uri_of(part_name(shard))} {error}. Delete it and _SUCCESS beside "
-            "it, have `mnist-ocr label` make both again, without --update, and run this again."
+            f"{output.uri_of(part_name(shard))} {error}. "
+            f"{explain_redoing(job, 'it and _SUCCESS beside it')} Then run this again."
         ) from error
+
+
+def explain_redoing(job: Job, what: str) -> str:
+    """What to do about a part that is lost.
+
+    Args:
+        job: Of the part.
+        what: What is to be deleted.
+    """
+    if job.base is None:
+        return f"Delete {what}, then {RERUN}."
+    return (
+        f"Restore it from a copy. If there is none, delete {what}, then {RERUN}; but objects that "
+        f"are gone become `missing` if generation {job.base}, which has their rows, is pruned."
+    )
 
 
 def read_base_job(base: Store) -> Job:

@@ -139,8 +139,7 @@ def _record_objects(
             return None
     logger.info("Nothing under %s is new or has changed.", source.uri)
     if not target.is_new:
-        lease.check()
-        delete_generation(target.root, target.number)
+        delete_generation(target.root, target.number, lease.check)
     return read_summary(base, LabelSummary)
 
 

@@ -106,8 +106,8 @@ def explain_relisting(output: Store, shard: int) -> str:
     if is_later_generation(output.uri):  # whose objects are in an order of its own
         return (
             "Restore it from a copy. If there is none, write the number of the generation before "
-            "this one into _CURRENT, remove this one (mnist-ocr prune) and run its command again; "
-            "or label into another output."
+            "this one into _CURRENT, delete this one's _SUCCESS, remove the rest of it (mnist-ocr "
+            "prune) and run its command again; or label into another output."
         )
     return (
         f"Restore it from a copy. If there is none, delete what has the number {shard:08d} or a "

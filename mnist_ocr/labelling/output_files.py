@@ -5,12 +5,11 @@ from collections.abc import Callable
 from mnist_ocr.errors import DamagedOutputError
 from mnist_ocr.labelling import generations, lease
 from mnist_ocr.labelling.job import JOB, Job
+from mnist_ocr.labelling.kept_rows import RERUN, explain_redoing
 from mnist_ocr.labelling.manifest import PART_NAME, find_gap, part_name, read_totals
 from mnist_ocr.labelling.manifest_shard import COMPLETE, SHARD_NAME, explain_relisting, shard_name
 from mnist_ocr.labelling.summary import SUCCESS, LabelSummary, read_summary
 from mnist_ocr.storage import ObjectInfo, Store
-
-RERUN = "run the same label command again"
 
 KNOWN = (JOB, SUCCESS, COMPLETE, generations.CURRENT)
 OTHER_FOLDERS = (lease.FOLDER, generations.FOLDER)
@@ -24,11 +23,13 @@ class OutputFiles:
 
     Args:
         output: Where they are.
+        job: That they should be of.
         report: Is told what is wrong, and what to do about it.
     """
 
-    def __init__(self, output: Store, report: Callable[[str], None]) -> None:
+    def __init__(self, output: Store, job: Job, report: Callable[[str], None]) -> None:
         self._output = output
+        self._job = job
         self._report = report
         self.is_finished = True
         """Whether there is a `_SUCCESS`, be it damaged."""
@@ -48,7 +49,9 @@ class OutputFiles:
         try:
             self.totals = read_totals(output)
             if self.is_finished and self.totals is None:
-                report(f"{COMPLETE} is missing. Delete {SUCCESS}, then {RERUN}.")
+                report(
+                    f"{output.uri_of(COMPLETE)} is missing. Delete {self._success}, then {RERUN}."
+                )
         except DamagedOutputError as error:
             report(str(error))
         for page in output.list():
@@ -64,21 +67,28 @@ class OutputFiles:
         elif base_name == "" or base_name.startswith("."):
             return  # a folder's marker, a temporary file
         elif info.name not in KNOWN and not info.name.startswith(OTHER_FOLDERS):
-            self._report(f"{info.name} is none of the job's files. Move it away.")
+            self._report(
+                f"{self._output.uri_of(info.name)} is none of the job's files. Move it away."
+            )
 
     @property
     def how_to_redo(self) -> str:
         """What to do about a part that is not right."""
-        return f"Delete it{f' and {SUCCESS}' if self.is_finished else ''}, then {RERUN}."
+        what = f"it and {SUCCESS} beside it" if self.is_finished else "it"
+        return explain_redoing(self._job, what)
 
-    def check_job(self, job: Job) -> bool:
+    @property
+    def _success(self) -> str:
+        return self._output.uri_of(SUCCESS)
+
+    def check_job(self) -> bool:
         """Whether `_SUCCESS` is of this job; if it is not, all parts would be of a wrong one."""
         for key in ("job_id", "model_sha256", "versions", "job_sha256") if self.summary else ():
-            expected, found = getattr(job, key), getattr(self.summary, key)
+            expected, found = getattr(self._job, key), getattr(self.summary, key)
             if found != expected:
                 self._report(
-                    f"{JOB} has {key} {expected}, {SUCCESS} has {found}. Restore the one that is "
-                    "wrong from a copy."
+                    f"{self._output.uri_of(JOB)} has {key} {expected}, {SUCCESS} has {found}. "
+                    "Restore the one that is wrong from a copy."
                 )
                 return False
         return True
@@ -90,7 +100,7 @@ class OutputFiles:
             num_shards = max(num_shards, self.totals["num_shards"])
         if (lost := find_gap(self.manifest)) < num_shards:
             advice = explain_relisting(self._output, lost)
-            self._report(f"{shard_name(lost)} is missing. {advice}")
+            self._report(f"{self._output.uri_of(shard_name(lost))} is missing. {advice}")
         missing = sorted(self.manifest.keys() - self.parts.keys())
         if not self.is_finished:
             listing = "" if self.totals else ", and the listing has not ended"
@@ -100,10 +110,12 @@ class OutputFiles:
                 f"that is at it end, or {RERUN}."
             )
         for shard in missing if self.is_finished else ():
-            self._report(f"{part_name(shard)} is missing. Delete {SUCCESS}, then {RERUN}.")
+            advice = explain_redoing(self._job, f"{SUCCESS} beside it")
+            self._report(f"{self._output.uri_of(part_name(shard))} is missing. {advice}")
         for shard in sorted(self.parts.keys() - self.manifest.keys()):
             if shard >= num_shards and not self._is_new(shard):
-                self._report(f"{part_name(shard)} is of no shard of the manifest. Move it away.")
+                part = self._output.uri_of(part_name(shard))
+                self._report(f"{part} is of no shard of the manifest. Move it away.")
         return self.is_finished and not missing and len(self.manifest) == num_shards
 
     def _is_new(self, shard: int) -> bool:
@@ -117,13 +129,13 @@ class OutputFiles:
         found = {"num_shards": num_shards, "num_images": num_images}
         if self.totals not in (None, found):
             self._report(
-                f"{COMPLETE} counts {self.totals}, the parts have {found}. Delete it and "
-                f"{SUCCESS}, then {RERUN}."
+                f"{self._output.uri_of(COMPLETE)} counts {self.totals}, the parts have {found}. "
+                f"Delete it and {self._success}, then {RERUN}."
             )
         expected = {**found, "num_accepted": num_accepted, "statuses": statuses}
         for key, value in expected.items() if self.summary else ():
             if (stated := getattr(self.summary, key)) != value:
                 self._report(
-                    f"{SUCCESS} says {key} {stated}, the parts have {value}. Delete it, then "
-                    f"{RERUN}."
+                    f"{self._success} says {key} {stated}, the parts have {value}. Delete it, "
+                    f"then {RERUN}."
                 )

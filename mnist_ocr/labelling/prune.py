@@ -7,6 +7,7 @@ and the next `prune` deletes it.
 import os
 import re
 from collections import defaultdict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,8 +18,8 @@ from mnist_ocr.crash import crash_point
 from mnist_ocr.errors import UsageError
 from mnist_ocr.labelling.config import PruneConfig
 from mnist_ocr.labelling.generations import (
-    CURRENT,
     FOLDER,
+    explain_newer,
     find_current,
     generation_uri,
     open_generation,
@@ -31,6 +32,9 @@ from mnist_ocr.labelling.manifest_shard import COMPLETE, SHARD_NAME
 from mnist_ocr.labelling.manifest_shard import FOLDER as MANIFEST
 from mnist_ocr.labelling.summary import SUCCESS
 from mnist_ocr.storage import ObjectInfo, Store, is_local
+
+BATCH_LENGTH = 1000
+"""Files that are deleted between two looks at the lease: a second or two on S3."""
 
 _FIRST_FILE = re.compile(
     rf"{PART_NAME.pattern}|{SHARD_NAME.pattern}|{COMPLETE}|{JOB}|{SUCCESS}"
@@ -69,8 +73,7 @@ def prune(config: PruneConfig) -> Pruning:
         with Lease(root) as lease:
             current, generations = _find_old(root)
             for number, infos in generations.items():
-                lease.check()
-                _delete(root, number, [info.name for info in infos])
+                _delete(root, number, [info.name for info in infos], lease.check)
     infos = [info for infos in generations.values() for info in infos]
     return Pruning(
         root.uri,
@@ -87,25 +90,25 @@ def _find_old(root: Store) -> tuple[int, dict[int, list[ObjectInfo]]]:
     current = find_current(root)
     if not read_job(open_generation(root, current), Job):
         raise UsageError(f"{root.uri} holds no labelling job: there is no {JOB}. Check the path.")
+    if newer := explain_newer(root):
+        raise UsageError(newer)
     generations = _list_generations(root)
     generations.pop(current, None)
-    for number in generations:
-        if number > current and open_generation(root, number).find(SUCCESS):
-            raise UsageError(
-                f"{generation_uri(root.uri, number)} is finished, and newer than the one that is "
-                f"read. Run the command that made it again, which switches to it; or write its "
-                f"number into {root.uri_of(CURRENT)}."
-            )
     return current, generations
 
 
-def delete_generation(root: Store, number: int) -> None:
+def delete_generation(root: Store, number: int, check: Callable[[], None]) -> None:
     """Delete one that readers do not see.
+
+    Args:
+        root: The output with all of its generations.
+        number: Of the generation.
+        check: Raises where the output is not held any more; is asked every `BATCH_LENGTH` files.
 
     Raises:
         UsageError: a file cannot be deleted.
     """
-    _delete(root, number, [info.name for info in _list_generations(root)[number]])
+    _delete(root, number, [info.name for info in _list_generations(root)[number]], check)
 
 
 def _list_generations(root: Store) -> dict[int, list[ObjectInfo]]:
@@ -120,13 +123,16 @@ def _list_generations(root: Store) -> dict[int, list[ObjectInfo]]:
     return dict(sorted(found.items()))
 
 
-def _delete(root: Store, number: int, names: list[str]) -> None:
+def _delete(root: Store, number: int, names: list[str], check: Callable[[], None]) -> None:
+    check()
     folder = f"{FOLDER}{number:04d}/" if number else ""
     root.delete(folder + SUCCESS)
     root.delete(folder + JOB)
     crash_point("job-deleted")
     with ThreadPoolExecutor(MAX_THREADS, "delete") as pool:
-        list(pool.map(root.delete, names))
+        for start in range(0, len(names), BATCH_LENGTH):
+            check()
+            list(pool.map(root.delete, names[start : start + BATCH_LENGTH]))
     if left := _list_generations(root).get(number):
         raise UsageError(
             f"Cannot delete {root.uri_of(left[0].name)} ({len(left):,} files in all). Give the "

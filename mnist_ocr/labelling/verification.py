@@ -23,10 +23,16 @@ from numpy.typing import NDArray
 from mnist_ocr.errors import DamagedOutputError, ObjectError, UsageError
 from mnist_ocr.labelling.config import VerifyConfig
 from mnist_ocr.labelling.duplicates import DuplicateFinder, locate_duplicates
-from mnist_ocr.labelling.generations import labels_uri
+from mnist_ocr.labelling.generations import CURRENT, explain_newer, find_current, open_generation
 from mnist_ocr.labelling.job import JOB, Job, read_job
-from mnist_ocr.labelling.manifest import part_name
-from mnist_ocr.labelling.manifest_shard import decode_shard, explain_relisting, shard_name
+from mnist_ocr.labelling.manifest import PART_NAME, list_numbered, part_name
+from mnist_ocr.labelling.manifest_shard import (
+    FOLDER,
+    SHARD_NAME,
+    decode_shard,
+    explain_relisting,
+    shard_name,
+)
 from mnist_ocr.labelling.output_files import OutputFiles
 from mnist_ocr.labelling.shard_check import check_shard
 from mnist_ocr.storage import UNKNOWN_SIZE, Store, open_store
@@ -66,31 +72,46 @@ def verify(config: VerifyConfig) -> Verification:
     """Read a job's whole output, a shard at a time, and compare it with its manifest.
 
     Raises:
-        UsageError: there is no labelling job in the folder, or it may not be read; or there is no
-            room for temporary files.
+        UsageError: there is nothing of a labelling job in the folder, or it may not be read; or
+            there is no room for temporary files.
         StorageUnreachableError: the store does not answer.
     """
-    output = open_store(labels_uri(config.output_uri))
+    root = output = open_store(config.output_uri)
     try:
+        newer = explain_newer(root)
+        number = find_current(root)
+        output = open_generation(root, number)
         job = read_job(output, Job)
     except DamagedOutputError as error:
         return Verification(output.uri, 0, 0, {}, 1, [str(error)])
-    if job is None:
+    if job:
+        return _Verifier(output, job, newer).run()
+    if not (number or newer or _has_files(root)):
         raise UsageError(f"{output.uri} holds no labelling job: there is no {JOB}. Check the path.")
-    return _Verifier(output, job).run()
+    other = f"write another generation's number into {root.uri_of(CURRENT)}, " if number else ""
+    problem = f"{output.uri_of(JOB)} is missing. Restore it from a copy, {other}or label into "
+    return Verification(output.uri, 0, 0, {}, 1, [newer or f"{problem}another folder."])
+
+
+def _has_files(output: Store) -> bool:
+    """Whether there are files of a job that has lost its `_job.json`."""
+    names = ((FOLDER, SHARD_NAME), ("part-", PART_NAME))
+    return any(list_numbered(output, prefix, pattern) for prefix, pattern in names)
 
 
 class _Verifier:
     """One verification: what has been found so far."""
 
-    def __init__(self, output: Store, job: Job) -> None:
+    def __init__(self, output: Store, job: Job, newer: str) -> None:
         self._output = output
         self._job = job
         self._num_problems = 0
         self._problems: list[str] = []
         self._num_shards, self._num_images, self._num_accepted = 0, 0, 0
         self._statuses = Counter[str]()
-        self._files = OutputFiles(output, self._report)
+        if newer:
+            self._report(newer)
+        self._files = OutputFiles(output, job, self._report)
 
     def _report(self, problem: str) -> None:
         self._num_problems += 1
@@ -99,7 +120,7 @@ class _Verifier:
 
     def run(self) -> Verification:
         """Check everything."""
-        if self._files.check_job(self._job):
+        if self._files.check_job():
             is_complete = self._files.check_names()
             num_before = self._num_problems
             self._check_shards()
@@ -153,11 +174,13 @@ class _Verifier:
             self._take(shard_name(shard), manifest),
             self._take(part_name(shard), part),
         )
+        uri_of = self._output.uri_of
         if check.manifest_fault:
             advice = explain_relisting(self._output, shard)
-            self._report(f"{shard_name(shard)} {check.manifest_fault}. {advice}")
+            self._report(f"{uri_of(shard_name(shard))} {check.manifest_fault}. {advice}")
         if check.part_fault:
-            self._report(f"{part_name(shard)} {check.part_fault}. {self._files.how_to_redo}")
+            advice = self._files.how_to_redo
+            self._report(f"{uri_of(part_name(shard))} {check.part_fault}. {advice}")
         if (rows := check.rows) is not None:
             self._num_shards += 1
             self._num_images += len(rows)
@@ -170,7 +193,9 @@ class _Verifier:
         """What was read, if it was."""
         if not isinstance(content, ObjectError):
             return content
-        self._report(f"{name} cannot be read: {content} See to that, then verify again.")
+        self._report(
+            f"{self._output.uri_of(name)} cannot be read: {content} See to that, then verify again."
+        )
         return None
 
     def _check_duplicates(self, hashes: NDArray[np.uint64]) -> None:

@@ -84,7 +84,9 @@ def test_generations_find_each_other(number: int, base: int) -> None:
     assert generations.sibling_uri(uri, base) == generations.generation_uri("s3://b/out", base)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"generation": "x"}'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"generation": "x"}', '{"generation": 1e999}']
+)
 def test_damaged_current_is_said(content: str, root: Store, tmp_path: Path) -> None:
     """Nobody guesses."""
     (tmp_path / "_CURRENT").write_text(content)
@@ -224,6 +226,23 @@ def test_finished_generation_that_is_newer_is_not_pruned(root: Store, tmp_path: 
     assert not list((tmp_path / "typo").iterdir())
 
 
+def test_pruning_ends_once_the_output_is_held_by_another(
+    root: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looks between the files, too, which another command may be writing by then."""
+    write_generation(root, 0)
+    monkeypatch.setattr(prune, "BATCH_LENGTH", 1)
+    checks = iter([None, None, UsageError("taken over")])
+
+    def check() -> None:
+        if error := next(checks):
+            raise error
+
+    with pytest.raises(UsageError, match="taken over"):
+        prune.delete_generation(root, 0, check)
+    assert root.find("part-00000000.parquet")
+
+
 def test_files_that_may_not_be_deleted_are_said(
     root: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,4 +281,4 @@ def test_job_of_a_generation_is_read_back(root: Store) -> None:
 def test_what_to_do_about_a_lost_manifest_shard_depends_on_the_generation(root: Store) -> None:
     """Listed anew, a later one's objects would be in another order than its base's."""
     assert "delete what has the number 00000003" in explain_relisting(root, 3)
-    assert "remove this one" in explain_relisting(generations.open_generation(root, 1), 3)
+    assert "remove the rest of it" in explain_relisting(generations.open_generation(root, 1), 3)

@@ -1,7 +1,10 @@
 """`verify` finds whatever can be wrong with an output."""
 
 import dataclasses
+import json
+import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -79,7 +82,8 @@ P0, P1, P2, P3 = (f"part-{shard:08d}.parquet" for shard in range(4))
 M0, M1, M2, M3 = (f"_manifest/{shard:08d}.arrow" for shard in range(4))
 COMPLETE = "_manifest/complete.json"
 
-REDO = "Delete it and _SUCCESS, then run the same label command again."
+RERUN = "then run `mnist-ocr label` with the same settings again."
+REDO = f"Delete it and _SUCCESS beside it, {RERUN}"
 RELIST = "Restore it from a copy. If there is none, delete what has the number"
 
 
@@ -87,7 +91,7 @@ def find(output: Path) -> list[str]:
     """The problems of an output, each with its remedy."""
     verification = verify(VerifyConfig(str(output)))
     assert verification.num_problems == len(verification.problems)
-    return verification.problems
+    return [problem.removeprefix(f"{output}/") for problem in verification.problems]
 
 
 def rewrite(path: Path, change: Callable[[pa.Table], pa.Table], **metadata: object) -> None:
@@ -140,7 +144,7 @@ def put_part_of_another_job(path: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "found"),
     [
-        (lambda o: (o / P1).unlink(), [f"{P1} is missing. Delete _SUCCESS, then run the same"]),
+        (lambda o: (o / P1).unlink(), [f"{P1} is missing. Delete _SUCCESS beside it, then"]),
         (lambda o: copy(o / P2, o / P3), [f"{P3} is of no shard of the manifest. Move it away."]),
         (lambda o: copy(o / P0, o / P1), [f"{P1} is a copy of {P0}. {REDO}"]),
         (lambda o: swap(o / P0, o / P1), [f"{P0} is a copy of {P1}", f"{P1} is a copy of {P0}"]),
@@ -192,7 +196,7 @@ def put_part_of_another_job(path: Path) -> None:
             [f"{M3} does not hold the ids from 10 on. {RELIST} 00000003 or a higher one"],
         ),
         (lambda o: (o / M1).write_bytes(b""), [f"{M1} is damaged: "]),
-        (lambda o: (o / COMPLETE).unlink(), [f"{COMPLETE} is missing. Delete _SUCCESS, then run"]),
+        (lambda o: (o / COMPLETE).unlink(), [f"{COMPLETE} is missing. Delete "]),
         (lambda o: (o / COMPLETE).write_text("["), [f"{COMPLETE} is damaged (Expecting value"]),
         (
             lambda o: replace_text(o / COMPLETE, "10", "11"),
@@ -213,7 +217,7 @@ def put_part_of_another_job(path: Path) -> None:
         ),
         (
             lambda o: replace_text(o / "_SUCCESS", '"num_accepted": 9', '"num_accepted": 8'),
-            ["_SUCCESS says num_accepted 8, the parts have 9. Delete it, then run the same label"],
+            ["_SUCCESS says num_accepted 8, the parts have 9. Delete it, then run `mnist-ocr l"],
         ),
         (
             lambda o: replace_text(o / "_SUCCESS", '"model_sha256": "ab"', '"model_sha256": "cd"'),
@@ -236,7 +240,7 @@ def test_harm_is_found(harm: Callable[[Path], object], found: list[str], output:
     problems = find(output)
     assert len(problems) == len(found), problems
     for problem, beginning in zip(problems, found, strict=True):
-        assert problem.removeprefix(f"{output}/").startswith(beginning)
+        assert problem.startswith(beginning)
         assert problem.endswith(".")
 
 
@@ -310,7 +314,7 @@ def test_job_under_way_is_unfinished_and_not_damaged(output: Path) -> None:
     (output / M2).unlink()
     assert "1 of 2 shards on record" in find(output)[0]
     (output / P0).write_bytes(b"")
-    assert find(output)[1].endswith("Delete it, then run the same label command again.")
+    assert find(output)[1].endswith(f"Delete it, {RERUN}")
 
 
 def test_shard_that_is_added_meanwhile_is_not_foreign(
@@ -392,6 +396,93 @@ def test_many_problems_are_counted(output: Path) -> None:
     verification = verify(VerifyConfig(str(output)))
     assert verification.num_problems == 50
     assert len(verification.problems) == 20
+
+
+def add_generation(output: Path, number: int, base: int | None = None) -> Path:
+    """Another finished one, with the same rows."""
+    folder = output / f"_generations/{number:04d}"
+    shutil.copytree(output, folder, ignore=shutil.ignore_patterns("_generations"))
+    job = replace(read_job(open_store(str(output)), Job), base=base)
+    (folder / "_job.json").unlink()
+    write_job(open_store(str(folder)), job)
+    replace_text(
+        folder / "_SUCCESS",
+        json.loads((folder / "_SUCCESS").read_text())["job_sha256"],
+        job.job_sha256,
+    )
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("current", "found"),
+    [
+        ('{"generation": 1}', ""),
+        (None, "_generations/0001 is finished, and newer than the one that is read. Run the"),
+        ('{"generation": 0}', "_generations/0001 is finished, and newer than the one"),
+        (
+            '{"generation": 5}',
+            "_generations/0005/_job.json is missing. Restore it from a copy, wri",
+        ),
+        ('{"generat', "_CURRENT is damaged (Unterminated string"),
+        ('{"generation": Infinity}', "_CURRENT is damaged (the generation is inf). Write the"),
+        ('{"generation": -1}', "_CURRENT is damaged (the generation is -1). Write the"),
+        ('{"generation": true}', "_CURRENT is damaged (the generation is True). Write the"),
+    ],
+)
+def test_wrong_current_is_a_problem(current: str | None, found: str, output: Path) -> None:
+    """Readers follow it to rows that are old, or to none."""
+    add_generation(output, 1)
+    if current is not None:
+        (output / "_CURRENT").write_text(current)
+    verification = verify(VerifyConfig(str(output)))
+    assert verification.num_problems == bool(found)
+    assert "".join(verification.problems).removeprefix(f"{output}/").startswith(found)
+
+
+def test_pruned_output_that_lost_its_current_is_a_problem(output: Path) -> None:
+    """Then nothing says which generation is read, and there is none in the folder itself."""
+    add_generation(output, 3)
+    for path in output.glob("[!_]*"):
+        path.unlink()
+    shutil.rmtree(output / "_manifest")
+    (output / "_job.json").unlink()
+    (output / "_SUCCESS").unlink()
+    (problem,) = find(output)
+    assert problem.startswith("_generations/0003 is finished, and newer than the one that is read")
+    assert problem.endswith('_CURRENT: {"generation": 3}.')
+
+
+def test_part_of_a_generation_with_a_base_is_not_lightly_deleted(output: Path) -> None:
+    """Rows of objects that are gone are in no other generation once its base is pruned."""
+    folder = add_generation(output, 1, base=0)
+    (output / "_CURRENT").write_text('{"generation": 1}')
+    assert find(output) == []
+    (folder / P0).unlink()
+    (folder / P1).write_bytes(b"")
+    lost, damaged = find(output)
+    for problem, name in ((lost, P0), (damaged, P1)):
+        assert problem.startswith(f"_generations/0001/{name} is ")
+        assert "Restore it from a copy. If there is none, delete " in problem
+        assert "become `missing` if generation 0, which has their rows, is pruned." in problem
+
+
+def test_job_that_lost_its_job_file_is_a_problem(output: Path) -> None:
+    """There is something to verify, though not by what."""
+    (output / "_job.json").unlink()
+    assert find(output) == [
+        "_job.json is missing. Restore it from a copy, or label into another folder."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("versions", []), ("threshold", "x"), ("base", True), ("job_id", None)]
+)
+def test_value_of_another_type_is_damage(key: str, value: object, output: Path) -> None:
+    """Also while there is no `_SUCCESS` to compare it with."""
+    (output / "_SUCCESS").unlink()
+    document = json.loads((output / "_job.json").read_text())
+    (output / "_job.json").write_text(json.dumps({**document, key: value}))
+    assert find(output)[0].startswith(f"_job.json is damaged ({key} is {value!r}). Restore it")
 
 
 def test_folder_without_a_job_is_refused(tmp_path: Path) -> None:
