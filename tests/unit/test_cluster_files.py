@@ -61,6 +61,27 @@ def test_commands_on_nodes_are_clean(command: str) -> None:
     assert done.stdout == ""
 
 
+def test_nodes_wait_for_apt(tmp_path: Path) -> None:
+    """Refused by a lock, by either command, the set-up tries again, and not for ever."""
+    install = next(command for command in FILE["setup_commands"] if "apt-get" in command)
+    log = tmp_path / "log"
+    for name, script in {
+        "sudo": f'echo "$3" >> {log}; eval "$REFUSED"',
+        "sleep": f"echo sleep >> {log}",
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{script}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    tried = {}
+    for refused in (f"(( $(wc -l < {log}) > 5 ))", "false"):
+        log.write_text("", encoding="utf-8")
+        environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "REFUSED": refused}
+        subprocess.run(["bash", "-c", install], env=environment, check=True)
+        tried[refused] = log.read_text(encoding="utf-8").split()
+    found, never = tried.values()
+    assert found == ["update", "sleep"] * 3 + ["update", "install"]
+    assert never == ["update", "sleep"] * 60
+
+
 def test_every_command_on_a_node_sees_the_token_mode(tmp_path: Path) -> None:
     """The set-up line, run twice, writes ~/.bashrc once: token mode, region and PATH."""
     bashrc = tmp_path / ".bashrc"
