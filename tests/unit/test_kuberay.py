@@ -192,8 +192,10 @@ def test_commands_parse(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("folder", ["train", "label"])
 def test_jobs_end(folder: str) -> None:
-    """A job's cluster goes with it, and a job that hangs ends all the same."""
+    """A job's cluster goes with it; a job that hangs ends all the same, in a day with retries."""
     spec = find(folder, "RayJob")["spec"]
     assert spec["shutdownAfterJobFinishes"] is True
     assert spec["ttlSecondsAfterFinished"] <= 600
-    assert 0 < spec["activeDeadlineSeconds"] <= 86400
+    # KubeRay counts the seconds of each attempt anew
+    attempts = spec["backoffLimit"] + 1
+    assert 0 < attempts * spec["activeDeadlineSeconds"] <= {"train": 14400, "label": 86400}[folder]
