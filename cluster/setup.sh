@@ -35,11 +35,6 @@ put_policy() {
 }
 
 # The firewall: the nodes reach each other, you reach SSH, nobody else reaches anything.
-find_group() {
-  aws ec2 describe-security-groups --query "SecurityGroups[0].GroupId" --output text \
-    --filters "Name=group-name,Values=$CLUSTER_NAME" "Name=vpc-id,Values=$vpc"
-}
-
 allow() {
   local answer
   answer=$(aws ec2 authorize-security-group-ingress --group-id "$SECURITY_GROUP" \
@@ -67,11 +62,13 @@ case $SSH_CIDR in
   */0) fail "SSH_CIDR is $SSH_CIDR, which is everybody. Set your own in cluster/settings.sh." ;;
 esac
 
-SECURITY_GROUP=$(find_group)
+SECURITY_GROUP=$(aws ec2 describe-security-groups --query "SecurityGroups[0].GroupId" \
+  --output text --filters "Name=group-name,Values=$CLUSTER_NAME" "Name=vpc-id,Values=$vpc")
 if [ "$SECURITY_GROUP" = None ]; then
-  aws ec2 create-security-group --group-name "$CLUSTER_NAME" --vpc-id "$vpc" \
-    --description "Ray cluster $CLUSTER_NAME" >/dev/null
-  SECURITY_GROUP=$(find_group)
+  SECURITY_GROUP=$(aws ec2 create-security-group --query GroupId --output text \
+    --group-name "$CLUSTER_NAME" --vpc-id "$vpc" --description "Ray cluster $CLUSTER_NAME")
+  # EC2 shows a new group only after some seconds.
+  aws ec2 wait security-group-exists --group-ids "$SECURITY_GROUP"
 fi
 earlier=$(aws ec2 describe-security-groups --group-ids "$SECURITY_GROUP" --output json \
   --query "SecurityGroups[0].IpPermissions[?IpProtocol=='tcp']")
@@ -99,7 +96,8 @@ done
 put_policy "$CLUSTER_NAME-head" autoscaler
 # Lets the account use spot instances at all; it has it once somebody has used them.
 spot=spot.amazonaws.com
-[ "$(aws iam list-roles --path-prefix "/aws-service-role/$spot/" --query "length(Roles)")" != 0 ] ||
+[ "$(aws iam list-roles --path-prefix "/aws-service-role/$spot/" \
+  --query "length(Roles)" --output text)" != 0 ] ||
   aws iam create-service-linked-role --aws-service-name "$spot" >/dev/null
 
 # The token that Ray's API asks for, readable by you alone. `ray up` copies it to the nodes.

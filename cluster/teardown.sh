@@ -7,16 +7,19 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 # shellcheck source-path=SCRIPTDIR source=settings.sh
 . settings.sh
 
-# Run a command that removes something; it may be gone already.
+# Run a command that removes something; it may be gone already, or in use by what is just going.
 remove() {
   local answer
-  answer=$("$@" 2>&1) || case $answer in
-    *NoSuchEntity* | *NotFound*) ;;
-    *)
-      echo "error: $answer" >&2
-      exit 1
-      ;;
-  esac
+  for _ in {1..24}; do
+    answer=$("$@" 2>&1) && return
+    case $answer in
+      *NoSuchEntity* | *NotFound*) return ;;
+      *DependencyViolation*) sleep 5 ;;
+      *) break ;;
+    esac
+  done
+  echo "error: $answer" >&2
+  exit 1
 }
 
 list_instances() {
@@ -36,8 +39,11 @@ while [ -n "$instances" ]; do
   instances=$(list_instances)
 done
 
+# setup.sh made it in the default VPC; one of that name in another is not ours
+vpc=$(aws ec2 describe-vpcs --filters Name=is-default,Values=true \
+  --query "Vpcs[0].VpcId" --output text)
 groups=$(aws ec2 describe-security-groups --query "SecurityGroups[].GroupId" --output text \
-  --filters "Name=group-name,Values=$CLUSTER_NAME")
+  --filters "Name=group-name,Values=$CLUSTER_NAME" "Name=vpc-id,Values=$vpc")
 for group in $groups; do
   remove aws ec2 delete-security-group --group-id "$group"
 done

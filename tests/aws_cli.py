@@ -74,6 +74,8 @@ def run(arguments: Sequence[str], cwd: Path, region: str) -> str:
         operation = words.pop(0)
     client = boto3.client({"s3api": "s3"}.get(service, service), region)
     options = read_options(words)
+    if "query" in options and "output" not in options:
+        raise ValueError("without --output the format is the user's own setting")
     (query,) = options.pop("query", ["@"])
     (output,) = options.pop("output", ["json"])
     if waits:

@@ -2,12 +2,17 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import aws_cli
 import boto3
 import pytest
 from aws_account import ROOT, Account
+from botocore.exceptions import ClientError
+
+run_aws = aws_cli.run
 
 
 def describe(account: Account) -> dict[str, Any]:
@@ -101,7 +106,10 @@ def test_teardown_removes_all_of_it(aws: Account) -> None:
     before, rendered = describe(aws), aws.cluster / "rendered.yaml"
     kept = rendered.read_text(encoding="utf-8")
     aws.set(CLUSTER_NAME="second")
-    assert aws.run("setup.sh").returncode == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(aws_cli, "run", list_no_group)
+        done = aws.run("setup.sh")
+        assert done.returncode == 0, done.stderr
     (aws.home / ".ssh").mkdir(exist_ok=True)
     for name in ("second", "second_key-1"):  # as Ray does
         aws.ec2.create_key_pair(KeyName=name)
@@ -134,6 +142,43 @@ def test_teardown_removes_all_of_it(aws: Account) -> None:
     (other,) = reservation["Instances"]
     assert {"Key": "ray-cluster-name", "Value": "other"} in other["Tags"]
     aws.ec2.terminate_instances(InstanceIds=[other["InstanceId"]])
+
+
+def list_no_group(arguments: Sequence[str], cwd: Path, region: str) -> str:
+    """As `aws` does while EC2 does not list yet what was just made."""
+    if arguments[1] == "describe-security-groups" and "--filters" in arguments:
+        return "None\n"
+    return run_aws(arguments, cwd, region)
+
+
+def test_teardown_removes_our_group_alone(aws: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of its name in another VPC stays; one that is still in use is asked to go again."""
+    kept = (aws.cluster / "rendered.yaml").read_text(encoding="utf-8")
+    vpc = aws.ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+    name = {"GroupName": "third", "Description": "third"}
+    foreign = aws.ec2.create_security_group(**name, VpcId=vpc)["GroupId"]
+    aws.ec2.create_security_group(**name)
+    refusals = iter(range(2))
+
+    def refuse_twice(arguments: Sequence[str], cwd: Path, region: str) -> str:
+        if arguments[1] == "delete-security-group" and next(refusals, None) is not None:
+            raise ClientError({"Error": {"Code": "DependencyViolation"}}, "DeleteSecurityGroup")
+        return run_aws(arguments, cwd, region)
+
+    monkeypatch.setattr(aws_cli, "run", refuse_twice)
+    sleep = aws.home / "bin/sleep"
+    sleep.write_text("#!/bin/sh\n", encoding="utf-8")
+    sleep.chmod(0o755)
+    aws.set(CLUSTER_NAME="third")
+    done = aws.run("teardown.sh")
+    aws.set(CLUSTER_NAME="mnist-ocr")
+    (aws.cluster / "rendered.yaml").write_text(kept, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    named = [{"Name": "group-name", "Values": ["third"]}]
+    found = aws.ec2.describe_security_groups(Filters=named)["SecurityGroups"]
+    assert [group["GroupId"] for group in found] == [foreign]
+    aws.ec2.delete_security_group(GroupId=foreign)
+    aws.ec2.delete_vpc(VpcId=vpc)
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "cluster").rglob("*.sh")), ids=lambda p: p.name)
