@@ -15,7 +15,7 @@ def main() -> None:
     names = set(re.findall(r"\$\{([A-Z_]+)\}", text))
     missing = sorted(name for name in names if not os.environ.get(name))
     if missing:
-        sys.exit(f"error: {sys.argv[1]} needs {', '.join(missing)}; cluster/setup.sh sets them.")
+        sys.exit(f"error: {sys.argv[1]} needs {', '.join(missing)} in the environment.")
     print(re.sub(r"\$\{([A-Z_]+)\}", lambda found: os.environ[found[1]], text), end="")
 
 

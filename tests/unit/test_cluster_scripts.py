@@ -1,5 +1,6 @@
 """`cluster/setup.sh` and `cluster/teardown.sh`, run in a simulated AWS account."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -9,8 +10,10 @@ from typing import Any
 import aws_cli
 import boto3
 import pytest
-from aws_account import ROOT, Account
+from aws_account import ACCOUNT, ROOT, Account
 from botocore.exceptions import ClientError
+from iam import Access, is_allowed
+from manifests import documents, read_settings
 
 run_aws = aws_cli.run
 
@@ -179,6 +182,50 @@ def test_teardown_removes_our_group_alone(aws: Account, monkeypatch: pytest.Monk
     assert [group["GroupId"] for group in found] == [foreign]
     aws.ec2.delete_security_group(GroupId=foreign)
     aws.ec2.delete_vpc(VpcId=vpc)
+
+
+def test_readme_makes_and_removes_the_pods_role(aws: Account) -> None:
+    """On EKS two service accounts may use it, with storage.json's rights, and nobody else."""
+    readme = (ROOT / "cluster/kuberay/README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"(?s)```bash\n(.*?)```", readme)
+    script = aws.cluster / "role.sh"
+    script.touch(mode=0o755)
+
+    def run(commands: str) -> None:
+        script.write_text(f"#!/usr/bin/env bash\nset -euo pipefail\n{commands}", encoding="utf-8")
+        done = aws.run("role.sh")
+        assert done.returncode == 0, done.stderr
+
+    eks = boto3.client("eks", aws.region)
+    role = f"arn:aws:iam::{ACCOUNT}:role/eks"
+    cluster = eks.create_cluster(name="my-cluster", roleArn=role, resourcesVpcConfig={})["cluster"]
+    run(next(block for block in blocks if "create-role" in block))
+    provider = cluster["identity"]["oidc"]["issuer"].removeprefix("https://")
+    made = boto3.client("iam").get_role(RoleName="mnist-ocr")["Role"]
+    assert made["Arn"].endswith(read_settings()["ROLE_ARN"].partition(":role")[2])
+    (trust,) = made["AssumeRolePolicyDocument"]["Statement"]
+    principal = {"Federated": f"arn:aws:iam::{ACCOUNT}:oidc-provider/{provider}"}
+    assert trust.pop("Principal") == principal
+
+    def may_use(account: str, audience: str = "sts.amazonaws.com") -> bool:
+        subject = f"system:serviceaccount:{account}"
+        token = {f"{provider}:sub": subject, f"{provider}:aud": audience}
+        access = Access("sts:AssumeRoleWithWebIdentity", "*", token)
+        return is_allowed([{"Statement": [{**trust, "Resource": "*"}]}], access)
+
+    for each in documents("label"):
+        if each["kind"] == "ServiceAccount":
+            assert may_use(f"{each['metadata']['namespace']}:{each['metadata']['name']}")
+    assert not may_use("mnist-ocr:default")
+    assert not may_use("default:worker")
+    assert not may_use("mnist-ocr:worker", "other.example.com")
+    (storage,) = aws.read_policies("mnist-ocr")
+    assert is_allowed([storage], Access("s3:GetObject", "arn:aws:s3:::my-bucket/scans/1.png"))
+    assert not is_allowed([storage], Access("s3:PutObject", "arn:aws:s3:::my-bucket/scans/1.png"))
+
+    run("".join(re.findall(r"(?m)^aws iam delete-.*\n", readme)))
+    assert "mnist-ocr" not in describe(aws)["policies"]
+    script.unlink()
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "cluster").rglob("*.sh")), ids=lambda p: p.name)
