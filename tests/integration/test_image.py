@@ -108,6 +108,7 @@ def image(
 
     The system's own steps (apt, useradd) are left out. The environment sees the packages that the
     tests run with, and pip has no index: it fails where these are not what the constraints say.
+    That every wheel can be had for the image's own Python, from either index, is not tested.
     """
     root = tmp_path_factory.mktemp("image")
     workdir, venv = root / "workdir", root / "venv"
