@@ -13,7 +13,7 @@ remove() {
   for _ in {1..24}; do
     answer=$("$@" 2>&1) && return
     case $answer in
-      *NoSuchEntity* | *NotFound*) return ;;
+      *NoSuchEntity* | *NotFound*) return 0 ;;
       *DependencyViolation*) sleep 5 ;;
       *) break ;;
     esac
