@@ -29,6 +29,8 @@ MIN_STORE_BYTES = 80_000_000
 
 SHARED_MEMORY = "/dev/shm"
 
+CGROUP = Path("/sys/fs/cgroup")
+
 
 @dataclass(frozen=True)
 class Disk:
@@ -98,10 +100,13 @@ def _look_at_memory() -> tuple[int | None, int | None]:
         lines = Path("/proc/meminfo").read_text().splitlines()
         sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
         total, free = sizes["MemTotal"], sizes["MemAvailable"]
-    with suppress(OSError, ValueError):  # "max" is no limit
-        group = Path("/sys/fs/cgroup")
-        limit = int((group / "memory.max").read_text())
-        used = int((group / "memory.current").read_text())
+    with suppress(OSError, KeyError, ValueError):  # "max" is no limit
+        limit = int((CGROUP / "memory.max").read_text())
+        lines = (CGROUP / "memory.stat").read_text().splitlines()
+        counts = {name: int(count) for name, count in map(str.split, lines)}
+        # the page cache is given back when memory is short; Ray does not count it, either
+        cached = counts["inactive_file"] + counts["active_file"]
+        used = int((CGROUP / "memory.current").read_text()) - cached
         if total is None or limit < total:
             total, free = limit, min(limit - used, free if free is not None else limit)
     return total, free

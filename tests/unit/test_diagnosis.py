@@ -126,6 +126,17 @@ def test_this_machine_has_hardware() -> None:
     assert len({each.path for each in found.disks}) == len(found.disks)
 
 
+def test_page_cache_of_a_container_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that has read a lot leaves a cgroup's `memory.current` near its limit."""
+    (tmp_path / "memory.max").write_text("100000000\n")
+    (tmp_path / "memory.current").write_text("95000000\n")
+    stat = "anon 5000000\nfile 90000000\ninactive_file 60000000\nactive_file 20000000\n"
+    (tmp_path / "memory.stat").write_text(stat)
+    monkeypatch.setattr("mnist_ocr.diagnosis.hardware.CGROUP", tmp_path)
+    found = look_at_hardware()
+    assert (found.memory_bytes, found.free_memory_bytes) == (100_000_000, 85_000_000)
+
+
 L4 = Gpus(("NVIDIA L4",), "580.95", "", "2.9.0+cu128", 1)
 
 
