@@ -50,12 +50,11 @@ MIXES = {
 """For one job: more nodes do not speed it up."""
 
 SIZES = {
-    "1M": (MILLION, 1, 8192),
-    "100M": (100 * MILLION, 4, 8192),
-    "10B": (10 * BILLION, 64, 65536),
+    "1M": (MILLION, 1),
+    "100M": (100 * MILLION, 4),
+    "10B": (10 * BILLION, 64),
 }
-"""Images, the jobs that they are split into, each a cluster and a prefix of its own, and images in
-a shard."""
+"""Images, and the jobs that they are split into, each a cluster and a prefix of its own."""
 
 USD_PER_MILLION_PAGES = 1500.0
 """What OCR services of the large clouds ask for a million pages, roughly: $1.50 for 1,000."""
