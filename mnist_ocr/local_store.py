@@ -103,9 +103,12 @@ class LocalStore(Store):
     ) -> bytes:
         path = f"{self.uri}/{name}"
         try:
-            descriptor = os.open(path, os.O_RDONLY)
+            # a list may name a pipe, whose opening would wait for a writer
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
             try:
                 status = os.fstat(descriptor)
+                if not stat.S_ISREG(status.st_mode):
+                    raise ObjectError("unreadable", f"{path} is no regular file.")
                 if etag and _etag(status) != etag:
                     raise changed(path)
                 check_size(path, status.st_size, max_bytes)

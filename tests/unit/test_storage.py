@@ -59,6 +59,20 @@ def test_links_are_followed_once_and_pipes_left_out(tmp_path: Path) -> None:
     assert list_names(tmp_path / "scans") == ["a.png", "broken.png", "linked/x.png", "self"]
 
 
+def test_what_is_no_file_is_neither_read_nor_waited_for(tmp_path: Path) -> None:
+    """A pipe without a writer, a device without end, a folder: a list may name them."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    (tmp_path / "folder").mkdir()
+    store = open_store(str(tmp_path))
+    for name in ("pipe", "device", "folder"):
+        with pytest.raises(ObjectError, match=f"{name} is no regular file") as caught:
+            store.read(name)
+        assert caught.value.status == "unreadable"
+        with pytest.raises(ObjectError, match="is no regular file"):
+            store.read_range(ByteRange(name, 0, 4, ""))
+
+
 def test_missing_folder_and_file_in_its_place_are_told_apart(tmp_path: Path) -> None:
     """The message says which of the two it is."""
     with pytest.raises(UsageError, match="does not exist"):
