@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote_plus
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mnist_ocr.errors import ObjectError, StorageUnreachableError, UsageError
-from mnist_ocr.labelling.archives import open_archive
+from mnist_ocr.labelling.archives import MIN_LIMIT, open_archive
 from mnist_ocr.labelling.parquet_archive import open_parquet
-from mnist_ocr.labelling.range_reader import GunzipReader
+from mnist_ocr.labelling.range_reader import FREE_BYTES, MAX_RATIO, GunzipReader
 from mnist_ocr.storage import UNKNOWN_SIZE, ObjectInfo, Store, open_store
 
 URI_COLUMNS = ("path", "uri", "url", "key")
@@ -25,7 +26,7 @@ OBJECT_COLUMNS = {"bucket", "size", "etag", "islatest", "isdeletemarker"}
 MAX_LINE_LENGTH = 131_072
 """Characters; the limit of Python's csv for a field."""
 
-BATCH_SIZE = 1024
+BATCH_SIZE = 8192
 """Rows of Parquet in memory at a time."""
 
 BUCKET_ARN = "arn:aws:s3:::"
@@ -66,18 +67,17 @@ def read_list(store: Store, info: ObjectInfo) -> Iterator[Listed]:
     try:
         kind = info.name.lower().removesuffix(".gz")
         if kind.endswith(".parquet"):
-            yield from _read_parquet(store, info)
+            yield from _check_length(_read_parquet(store, info), info.size)
         elif kind.endswith(".csv"):
             rows = csv.reader(_read_lines(store, info))
             first = next(rows, [])
             columns = find_columns(first)
             if not columns:
                 yield from _parse([first], {"uri": 0})
-            yield from _parse(rows, columns or {"uri": 0})
+            yield from _check_length(_parse(rows, columns or {"uri": 0}), info.size)
         else:
-            yield from (
-                Listed(line) for each in _read_lines(store, info) if (line := each.rstrip("\r\n"))
-            )
+            lines = (each.rstrip("\r\n") for each in _read_lines(store, info))
+            yield from _check_length((Listed(line) for line in lines if line), info.size)
     except _FAULTS as error:
         raise _explain(uri, error) from error
 
@@ -104,10 +104,10 @@ def read_inventory(store: Store, info: ObjectInfo, *, anonymous: bool = False) -
             if not part:
                 raise ObjectError("missing", f"There is no {files.uri_of(key)}.")
             if file_format == "Parquet":
-                yield from _read_parquet(files, part)
+                yield from _check_length(_read_parquet(files, part), part.size)
             else:
                 rows = csv.reader(_read_lines(files, part))
-                yield from _parse(rows, columns, is_quoted=True)
+                yield from _check_length(_parse(rows, columns, is_quoted=True), part.size)
     except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise UsageError(f"{uri} is no manifest of an S3 Inventory: {error!r}.") from error
     except _FAULTS as error:
@@ -126,14 +126,48 @@ def _read_lines(store: Store, info: ObjectInfo) -> Iterator[str]:
         yield line
 
 
+def _check_length(lines: Iterator[Listed], size: int) -> Iterator[Listed]:
+    """The same lines of a list of `size` bytes, unless they are more than compression explains."""
+    num_chars = 0
+    for num_lines, listed in enumerate(lines, 1):
+        num_chars += len(listed.uri)
+        _check_count(num_lines, size)
+        if num_chars > max(FREE_BYTES, MAX_RATIO * size):
+            raise ValueError(f"its {size:,} bytes hold over {num_chars:,} characters")
+        yield listed
+
+
+def _check_count(num_lines: int, size: int) -> None:
+    if num_lines > max(size, MIN_LIMIT):
+        raise ValueError(f"it has more lines than bytes, {size:,}: write it uncompressed")
+
+
 def _read_parquet(store: Store, info: ObjectInfo) -> Iterator[Listed]:
-    file = open_parquet(open_archive(store.read_range, info))
-    found = find_columns(file.schema_arrow.names)
-    wanted = [file.schema_arrow.names[place] for place in found.values()]
+    file = open_archive(store.read_range, info)
+    footer = open_parquet(file)
+    _check_count(footer.metadata.num_rows, info.size)  # which may all be null
+    found = find_columns(footer.schema_arrow.names)
+    wanted = [footer.schema_arrow.names[place] for place in found.values()]
     columns = {name: place for place, name in enumerate(found)}
-    for batch in file.iter_batches(BATCH_SIZE, columns=wanted, use_threads=False):
-        values = [batch.column(name).to_pylist() for name in wanted]
+    # a value that is repeated is in memory once, and not before its length is known
+    leaves = {footer.schema.column(i).path for i in range(len(footer.schema))}
+    parquet = open_parquet(file, [name for name in wanted if name in leaves])
+    for batch in parquet.iter_batches(BATCH_SIZE, columns=wanted, use_threads=False):
+        values = [_read_column(batch.column(name)) for name in wanted]
         yield from _parse(zip(*values, strict=True), columns)
+
+
+def _read_column(column: pa.Array) -> list[Any]:
+    if not pa.types.is_dictionary(column.type):
+        is_number = pa.types.is_primitive(column.type) or pa.types.is_decimal(column.type)
+        if not is_number and not pa.types.is_null(column.type):
+            raise ValueError(f"a column holds {column.type}, not text")
+        return column.to_pylist()
+    longest = pc.max(pc.binary_length(column.dictionary)).as_py() or 0
+    if longest >= MAX_LINE_LENGTH:
+        raise ValueError(f"a value has {longest:,} bytes, more than a line may")
+    texts = column.dictionary.to_pylist()
+    return [None if i is None else texts[i] for i in column.indices.to_pylist()]
 
 
 def _parse(
@@ -148,6 +182,8 @@ def _parse(
             continue
         if isinstance(uri, bytes):
             uri = uri.decode(errors="surrogateescape")
+        if not isinstance(uri, str):
+            raise ValueError(f"a column of URIs holds {uri!r}")
         if "bucket" not in fields:
             yield Listed(uri)
             continue

@@ -5,7 +5,7 @@ Position: number of the row, from 0.
 
 import io
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -111,8 +111,8 @@ def _may_swell(group: pq.RowGroupMetaData, column: str) -> bool:
     return is_dense or bool(chunk.data_page_offset - start > MAX_DICTIONARY_BYTES)
 
 
-def open_parquet(file: BinaryIO) -> pq.ParquetFile:
-    """A file with its footer read.
+def open_parquet(file: BinaryIO, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
+    """A file with its footer read; `dictionaries` are columns that stay as they are encoded.
 
     Raises:
         ObjectError: `truncated`, `corrupt` or `not_an_image`.
@@ -120,6 +120,7 @@ def open_parquet(file: BinaryIO) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(
             file,
+            read_dictionary=dictionaries or None,
             buffer_size=BUFFER_BYTES,
             pre_buffer=False,
             page_checksum_verification=True,

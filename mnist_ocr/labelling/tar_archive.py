@@ -20,6 +20,9 @@ goes up to 10 KiB."""
 MAX_HEADER_BYTES = 1024**2
 """Of all that describes one member; names have up to 4 KiB, extended attributes 64."""
 
+MAX_NAME = 4096
+"""Characters of a member's name or of what it links to, as in Linux's paths."""
+
 MAX_GLOBAL_BYTES = 64 * 1024
 """Of what holds for all members; tarfile copies it for each."""
 
@@ -155,12 +158,15 @@ def _read_any(archive: tarfile.TarFile, offset: int) -> tuple[Member | None, int
         raise tarfile.ReadError("a size below zero")
     if info.isreg() and not info.issparse():
         name = info.pax_headers.get("path", info.name)  # which tarfile strips of slashes
+        if len(name) > MAX_NAME:
+            error = f"A name of {len(name):,} characters inside an archive, more than {MAX_NAME:,}."
+            return Member(name[:MAX_NAME], size, position, "too_large", error), archive.offset
         return Member(name, size, position), archive.offset
     if info.isdir() or info.isdev():
         return None, archive.offset
-    what = "A sparse file" if info.isreg() else f"A link to {info.linkname!r}"
+    what = "A sparse file" if info.isreg() else f"A link to {info.linkname[:MAX_NAME]!r}"
     error = f"{what} inside an archive is not followed: pack the file itself."
-    return Member(info.name, size, position, "unsupported", error), archive.offset
+    return Member(info.name[:MAX_NAME], size, position, "unsupported", error), archive.offset
 
 
 def locate(position: str, size: int) -> tuple[int, int]:

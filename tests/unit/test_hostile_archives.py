@@ -91,6 +91,15 @@ def repeated() -> pa.Array:
     return pa.DictionaryArray.from_arrays(indices, pa.array([bytes(40 * MB)]))
 
 
+def list_of(uri: str | None, num_rows: int) -> bytes:
+    """One URI many times, as Parquet."""
+    buffer = io.BytesIO()
+    uris = pa.DictionaryArray.from_arrays(pa.array([0] * num_rows, pa.int32()), pa.array([uri]))
+    table = pa.table({"uri": uris.cast(pa.string())})
+    pq.write_table(table, buffer, compression="zstd", store_schema=False)
+    return buffer.getvalue()
+
+
 HOSTILE: dict[str, tuple[str, Callable[[], bytes]]] = {
     "member.tar.gz": ("too_large", lambda: gunzips_to(10_240 * MB, tar_header(size=2**33 - 1))),
     "pages.idx.gz": (
@@ -103,6 +112,17 @@ HOSTILE: dict[str, tuple[str, Callable[[], bytes]]] = {
     ),
     "pages.idx": ("corrupt", lambda: struct.pack(">4sIII", b"\0\0\10\3", 9, 2**32 - 1, 2**32 - 1)),
     "line.txt.gz": ("usage", lambda: gunzips_to(10_240 * MB)),
+    "lines.txt.gz": ("usage", lambda: gzip.compress(b"a\n" * MB)),
+    "value.parquet": ("usage", lambda: list_of("s3://b/" + "a" * MB, 40)),
+    "lines.parquet": ("usage", lambda: list_of("a.png", MB)),
+    "nulls.parquet": ("usage", lambda: list_of(None, MB)),
+    "long.tar.gz": (
+        "too_large",
+        lambda: gzip.compress(
+            (tar_header(tarfile.GNUTYPE_LONGNAME, MB // 2) + b"x" * (MB // 2) + tar_header()) * 9
+            + bytes(10_240)
+        ),
+    ),
     "line.csv": ("usage", lambda: b"x" * (50 * MB)),
     "keys.tar": ("too_large", lambda: pax(tarfile.XHDTYPE, range(10**6, 2 * 10**6))),
     "chain.tar": ("too_large", lambda: pax(tarfile.XHDTYPE, range(1000, 9999)) * 1000),
@@ -151,6 +171,16 @@ def test_hostile_archive_is_rows(name: str, outcomes: dict[str, dict[str, Any]])
     assert outcome["status"] == HOSTILE[name][0]
     assert outcome["cpu_s"] < MAX_CPU_S
     assert outcome["rss_mb"] < MAX_RSS_MB
+
+
+def test_list_is_no_longer_than_compression_explains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few bytes of Parquet may be many long URIs."""
+    monkeypatch.setattr("mnist_ocr.labelling.list_files.FREE_BYTES", 1000)
+    (tmp_path / "list.parquet").write_bytes(list_of("a" * 1000, 500))
+    with pytest.raises(UsageError, match="bytes hold over .* characters"):
+        list(open_source(str(tmp_path / "list.parquet")).list())
 
 
 def read(path: Path) -> str:
