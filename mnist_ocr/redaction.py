@@ -15,7 +15,7 @@ REDACTED: Final = "REDACTED"
 
 _USER_INFO: Final = re.compile(
     r"""(?P<protocol>\b[a-z][a-z0-9+.-]{0,30}://)
-    (?: [^\s/?#]*@ | [^\s/?#@:\['"]*:(?!\d+[/?#])[^\s@'"]{0,300}@ )  # passwords may have slashes
+    (?: [^\s/?#]*@ | [^\s/?#@:\['"]*:(?!\d+[/?#])[^\s'"<>]{0,300}@ )  # passwords may have slashes
     """,
     re.I | re.X,
 )
@@ -30,13 +30,13 @@ _OBJECT_STORE: Final = re.compile(r"(?:s3a?|gs|gcs|abfss?|az|adl|oss|hf)://", re
 """Whose URIs have no parameters: `?` and `&` are parts of names there."""
 
 _SECRET_PARAMETER: Final = re.compile(
-    r"""(?P<name>(?:[?&;\s]|^)(?:
+    r"""(?P<name>(?:[?&;#\[\s]|%5B|^)(?:
         x-(?:amz|goog)-[\w-]+               # with the date, so that a new signature is the same URI
         | [\w.-]{0,40}(?:signature|token|secret|passw(?:or)?d|credential)[\w.-]{0,40}
         | [\w.-]{0,40}(?:api|access)[_-]?key[\w.-]{0,40}
         | sig | pwd | auth | authorization | jwt | hmac | policy | expires | key-pair-id
         | googleaccessid
-    )=)[^\s&;#'"<>]*(?<![.,])              # which end a sentence
+    )(?:(?:\[|%5B)\w{0,40})?(?:\]|%5D)?=)[^\s&;#'"<>]*(?<![.,])              # which end a sentence
     | (?P<header>(?:x-amz-security-token|authorization):\s*)[^\r\n<]*
     """,
     re.I | re.X,
