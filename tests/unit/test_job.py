@@ -10,7 +10,8 @@ import pytest
 from mnist_ocr.digits.calibration import Calibration, Threshold
 from mnist_ocr.errors import UsageError
 from mnist_ocr.labelling.config import LabelConfig
-from mnist_ocr.labelling.job import JOB, Job, check_same_job, read_job, write_job
+from mnist_ocr.labelling.folders import FolderSource
+from mnist_ocr.labelling.job import JOB, Job, check_same_job, find_job, read_job, write_job
 from mnist_ocr.labelling.label import explain_no_threshold
 from mnist_ocr.labelling.manifest import ListingMonitor
 from mnist_ocr.labelling.report import Progress, follow
@@ -63,6 +64,17 @@ def test_other_job_is_refused_by_name(change: dict[str, object], message: str) -
 def test_same_job_may_be_moved_and_resumed() -> None:
     """Neither the job's id nor the output's address makes it another."""
     check_same_job(replace(WANTED, job_id="2", output_uri="/elsewhere"), WANTED)
+
+
+@pytest.mark.parametrize("anonymous", [False, True])
+def test_run_opens_the_input_as_it_was_told(anonymous: bool, tmp_path: Path) -> None:
+    """Whether requests are signed is a run's own, and the job the same; a bucket may be closed."""
+    output = open_store(str(tmp_path))
+    write_job(output, replace(WANTED, anonymous=not anonymous))
+    wanted = replace(WANTED, job_id="2", anonymous=anonymous)
+    job, is_new = find_job(wanted, FolderSource(open_store("/scans")), output)
+    assert (job.anonymous, job.job_id, is_new) == (anonymous, "1", False)
+    assert job.job_sha256 == read_job(output, Job).job_sha256
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"job_id": 1}'])
