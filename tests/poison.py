@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-ACTS = ["segfault", "abort", "spin", "hold", "exhaust", "raise"]
+ACTS = ["segfault", "abort", "spin", "hold", "exhaust", "raise", "kill"]
 """What an image can do to the decoder; its file says so behind its last byte."""
 
 TIME_LIMIT_S = 1
@@ -30,6 +30,7 @@ acts = {{
     b"hold": lambda: ctypes.PyDLL(None).sleep(10**6),  # with Python's lock held
     b"exhaust": lambda: [np.empty(2**28, np.uint8) for _ in range(400)],
     b"raise": lambda: {{}}["no such key"],
+    b"kill": lambda: os.kill(os.getpid(), 9),  # as the kernel does where memory is short
 }}
 
 def decode(data):

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from multiprocessing.connection import Connection, Pipe
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import cv2
 import numpy as np
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from mnist_ocr.digits import guards
 from mnist_ocr.digits.batch import Content, ImageBatch, prepare_images
 from mnist_ocr.digits.canonical import IMAGE_SIZE
-from mnist_ocr.errors import ObjectError
+from mnist_ocr.errors import JobFailedError, ObjectError
 from mnist_ocr.stopwatch import Stopwatch
 
 POISON = "poison"
@@ -32,10 +32,13 @@ MAX_TRIALS = 2
 """Of an image, the second in a fresh child: the first death may be another image's late effect."""
 
 MAX_KILLED = 3
-"""Children that something else may end: the kernel short of memory, a person."""
+"""Children that something else may end in an image's turn: the kernel short of memory, a person."""
 
 FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM)
-"""No decoder ends its own process like that."""
+"""No decoder ends its own process like that, but one that takes all memory is ended so."""
+
+PROBE: Final = np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+"""An image that hurts nobody: a child that is killed in its turn, too, says nothing of another."""
 
 
 def prepare_isolated(
@@ -47,28 +50,28 @@ def prepare_isolated(
     `TIME_LIMIT_S` for each that would never end, twice `WAIT_LIMIT_S` if it does nothing meanwhile.
 
     Raises:
-        ChildProcessError: no child can be started, or something kills them.
+        JobFailedError: no child can be started, or something kills them whatever they do.
     """
     watch = watch or Stopwatch()
     batch = ImageBatch.build_empty(num_images)
-    child, num_killed = _Child(), 0
+    child = _Child()
     try:
         for i, content in enumerate(contents):
             watch.lap("fetch")
             if isinstance(content, ObjectError):
                 batch.status[i], batch.error[i] = content.status, str(content)
                 continue
-            num_trials = 0
-            while num_trials < MAX_TRIALS:
+            num_trials = num_killed = 0
+            while num_trials < MAX_TRIALS and num_killed < MAX_KILLED:
                 views = child.prepare(content)
                 if views.status != POISON:
                     break
                 num_killed += child.is_killed
-                if num_killed == MAX_KILLED:
-                    raise ChildProcessError(f"Something ends the processes: {views.error}")
                 num_trials += not child.is_killed
                 child.close()
                 child = _Child()
+            if num_killed == MAX_KILLED:
+                child.check()
             batch.status[i], batch.error[i], batch.trust[i] = views[:3]
             batch.images[i], batch.raw[i] = views.pixels
             watch.lap("decode")
@@ -104,7 +107,10 @@ class _Child:
         except (EOFError, OSError) as error:
             self.close()
             code = self._process.returncode
-            raise ChildProcessError(f"{' '.join(command)} did not start: {code}") from error
+            raise JobFailedError(
+                f"A process to decode images in, {' '.join(command)}, did not start (exit code "
+                f"{code}): Ray's logs say why. What is done is kept, and the same command resumes."
+            ) from error
 
     def prepare(self, content: bytes | NDArray[np.uint8]) -> _Views:
         """Have an image decoded."""
@@ -120,6 +126,19 @@ class _Child:
             status, error, trust = POISON, _explain(self._process.wait()), 1.0
             pixels = np.zeros(2 * IMAGE_SIZE**2, np.uint8)
         return _Views(status, error, trust, pixels.reshape(2, IMAGE_SIZE, IMAGE_SIZE))
+
+    def check(self) -> None:
+        """Make sure that children live where no image ends them.
+
+        Raises:
+            JobFailedError: this one does not.
+        """
+        if self.prepare(PROBE).status == POISON:
+            raise JobFailedError(
+                "Something ends the processes that decode images, whatever the image (exit code "
+                f"{self._process.poll()}): give the workers more memory. What is done is kept, and "
+                "the same command resumes."
+            )
 
     @property
     def is_killed(self) -> bool:
@@ -138,6 +157,12 @@ def _explain(code: int) -> str:
         code
     ):
         return f"Decoding it takes longer than {limit:,} s: save it anew."
+    if code in FROM_OUTSIDE:
+        return (
+            f"The process that decodes it is ended each time (signal {-code}, "
+            f"{signal.strsignal(-code)}), for want of memory as a rule: save it anew, or retry it "
+            "where there is more."
+        )
     reason = f"signal {-code}, {signal.strsignal(-code)}" if code < 0 else f"exit code {code}"
     return f"Decoding it ends the process that tries it ({reason}): save it anew."
 

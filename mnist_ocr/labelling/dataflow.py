@@ -182,7 +182,7 @@ def _unwrapped_errors() -> Iterator[None]:
         yield
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
-        if not isinstance(cause, (UsageError, ConnectionError, ObjectError)):
+        if not isinstance(cause, (UsageError, ConnectionError, ObjectError, JobFailedError)):
             raise
         cause.args = (str(cause).partition("\n")[0],)  # Ray Data adds how to make it retry
         raise cause from None

@@ -94,6 +94,7 @@ def read_images(
 
     Raises:
         UsageError: the whole input is gone, or this machine does not have it.
+        JobFailedError: something ends the child processes, whatever the image.
     """
     source.check_is_here()
     source.take_traffic()  # of a shard that failed half-way

@@ -12,7 +12,7 @@ import pytest
 from mnist_ocr.digits import guards, isolation
 from mnist_ocr.digits.batch import Content, ImageBatch, prepare_images
 from mnist_ocr.digits.isolation import prepare_isolated
-from mnist_ocr.errors import ObjectError
+from mnist_ocr.errors import JobFailedError, ObjectError
 
 
 def make_pages(num_pages: int) -> list[np.ndarray]:
@@ -66,6 +66,7 @@ def test_only_what_ends_the_decoder_is_poison() -> None:
     assert not batch.images[list(culprits)].any()
     reasons = ["signal 11, Segmentation fault", "signal 6, Aborted", "longer than 1 s"]
     reasons += ["longer than 1 s", "more than 2 GiB of memory", "KeyError: 'no such key'"]
+    reasons += ["is ended each time (signal 9, Killed)"]
     for i, reason in zip(culprits, reasons, strict=True):
         assert reason in str(batch.error[i])
 
@@ -80,7 +81,7 @@ def test_late_effect_of_another_image_is_forgiven() -> None:
 def test_child_that_something_else_ends_makes_nothing_poison(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The kernel may want memory: two such deaths cost time, and more are an error of the job."""
+    """Two such deaths cost time; where any child dies so, it is an error of the job."""
     prepare = isolation._Child.prepare
     num_left = 2
 
@@ -96,7 +97,7 @@ def test_child_that_something_else_ends_makes_nothing_poison(
     contents = [poison.encode(page) for page in make_pages(3)]
     assert prepare_isolated(contents, 3).status == ["ok"] * 3
     num_left = 9
-    with pytest.raises(ChildProcessError, match="signal 9"):
+    with pytest.raises(JobFailedError, match=r"whatever the image .*-9.*more memory"):
         prepare_isolated(contents, 3)
 
 
@@ -106,7 +107,7 @@ def test_child_that_cannot_start_makes_nothing_poison(
     """A broken installation is an error of the job."""
     (tmp_path / "cv2.py").write_text("raise ImportError('broken')")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(ChildProcessError, match="did not start"):
+    with pytest.raises(JobFailedError, match="did not start"):
         prepare_isolated([b"x"], 1)
 
 
