@@ -27,10 +27,10 @@ from mnist_ocr.labelling.attempts import check_none_given_up, start_counter
 from mnist_ocr.labelling.inputs import open_source
 from mnist_ocr.labelling.job import ShardJob
 from mnist_ocr.labelling.manifest import iterate_shards
-from mnist_ocr.labelling.monitoring import Reporter
+from mnist_ocr.labelling.monitoring import Reporter, begin_logging
 from mnist_ocr.labelling.sources import Source
 from mnist_ocr.labelling.summary import Receipt
-from mnist_ocr.log_lines import wanted_format
+from mnist_ocr.log_lines import LogFormat, wanted_format
 from mnist_ocr.stopwatch import Stopwatch
 from mnist_ocr.storage import Store, open_store
 
@@ -78,7 +78,7 @@ def run_shards(
     with _settings_of_ray_data(), _unwrapped_errors():
         counter = start_counter()
         reporter = Reporter(counter, job.job_id, wanted_format())
-        source = ManifestSource(job, finished)
+        source = ManifestSource(job, finished, reporter.log_format)
         shards = ray.data.read_datasource(
             source,
             override_num_blocks=1,
@@ -197,10 +197,9 @@ def _unwrapped_errors() -> Iterator[None]:
 class ManifestSource(Datasource):
     """Streams shard numbers while the listing, in the same task, still goes on."""
 
-    def __init__(self, job: ShardJob, finished: frozenset[int]) -> None:
+    def __init__(self, job: ShardJob, finished: frozenset[int], log_format: LogFormat) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._job = job
-        self._finished = finished
+        self._list = partial(_list_shards, job, finished, log_format)
 
     def estimate_inmemory_data_size(self) -> int | None:
         """Unknown: the listing has not begun."""
@@ -214,11 +213,14 @@ class ManifestSource(Datasource):
     ) -> list[ReadTask]:
         """One task: a listing has one order."""
         metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return [ReadTask(partial(_list_shards, self._job, self._finished), metadata)]
+        return [ReadTask(self._list, metadata)]
 
 
-def _list_shards(job: ShardJob, finished: frozenset[int]) -> Iterator[pa.Table]:
+def _list_shards(
+    job: ShardJob, finished: frozenset[int], log_format: LogFormat
+) -> Iterator[pa.Table]:
     """One-row tables, made ahead: Ray Data takes a few a second only while its actors are busy."""
+    begin_logging(job.job_id, log_format)
     return run_ahead(_make_rows(job, finished))
 
 

@@ -63,16 +63,23 @@ class Reporter:
 
 @cache
 def _open(job_id: str, log_format: LogFormat) -> "ShardMonitor":
+    begin_logging(job_id, log_format)
+    return ShardMonitor(job_id)
+
+
+def begin_logging(job_id: str, log_format: LogFormat) -> None:
+    """Have a worker's log lines hold no secrets, and JSON say where it works and at what."""
     context = ray.get_runtime_context()
     bind(
+        job_id=job_id,
         ray_job_id=context.get_job_id(),
         node=ray.util.get_node_ip_address(),  # type: ignore[no-untyped-call]
         node_id=context.get_node_id(),
         worker_id=context.get_worker_id(),
     )
-    if log_format == "json":
-        configure_logging("json")
-    return ShardMonitor(job_id)
+    configure_logging(log_format)
+    if log_format == "text":  # which would not say what shard is done
+        logging.getLogger("mnist_ocr").setLevel(logging.WARNING)
 
 
 class ShardMonitor:

@@ -12,13 +12,13 @@ import pyarrow as pa
 import pytest
 
 from mnist_ocr import log_lines
-from mnist_ocr.labelling import monitoring
+from mnist_ocr.labelling import dataflow, monitoring
 from mnist_ocr.labelling.attempts import MAX_ATTEMPTS
 from mnist_ocr.labelling.dataflow import start_watch, take_seconds
 from mnist_ocr.labelling.monitoring import ShardMonitor, monitored
 from mnist_ocr.labelling.report import Progress, follow
 from mnist_ocr.labelling.shards import Receipt
-from mnist_ocr.log_lines import JsonFormatter
+from mnist_ocr.log_lines import JsonFormatter, LogFormat
 from mnist_ocr.stopwatch import Stopwatch
 from mnist_ocr.traffic import Traffic
 
@@ -165,6 +165,34 @@ def test_a_line_says_what_a_shard_took(metrics: Counter[str], lines: list[dict[s
         "latency_p50_s": pytest.approx(0.001, rel=0.05),
         "latency_p99_s": pytest.approx(0.001, rel=0.05),
     }
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_listing_task_logs_no_secret(
+    log_format: LogFormat, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In either format, whichever package logs; in text no line for each shard that is done."""
+    context = SimpleNamespace(get_job_id=str, get_node_id=str, get_worker_id=str)
+    util = SimpleNamespace(get_node_ip_address=str)
+    fake = SimpleNamespace(get_runtime_context=lambda: context, util=util)
+    monkeypatch.setattr(monitoring, "ray", fake)
+    monkeypatch.setattr(log_lines, "_bound", {})
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr(logging.getLogger("mnist_ocr"), "level", logging.NOTSET)
+
+    def make_rows(*_: object) -> Generator[pa.Table, None, None]:
+        logging.getLogger("fsspec").warning("no https://user:s3cr3t@host/a.png")
+        logging.getLogger("mnist_ocr.x").info("shard done")
+        yield pa.table({"shard": [0]})
+
+    monkeypatch.setattr(dataflow, "_make_rows", make_rows)
+    job: Any = SimpleNamespace(job_id="abc")
+    assert len(list(dataflow._list_shards(job, frozenset(), log_format))) == 1
+    logged = capsys.readouterr().err
+    assert "https://host/a.png" in logged
+    assert "s3cr3t" not in logged
+    assert ("shard done" in logged) == (log_format == "json")
+    assert logged.count('"job_id": "abc"') == (2 if log_format == "json" else 0)
 
 
 def test_progress_reaches_prometheus_and_the_person(
