@@ -162,7 +162,8 @@ def _read_column(column: pa.Array) -> list[Any]:
         is_number = pa.types.is_primitive(column.type) or pa.types.is_decimal(column.type)
         if not is_number and not pa.types.is_null(column.type):
             raise ValueError(f"a column holds {column.type}, not text")
-        return column.to_pylist()
+        values: list[Any] = column.to_pylist()
+        return values
     longest = pc.max(pc.binary_length(column.dictionary)).as_py() or 0
     if longest >= MAX_LINE_LENGTH:
         raise ValueError(f"a value has {longest:,} bytes, more than a line may")
