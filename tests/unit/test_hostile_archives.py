@@ -178,7 +178,7 @@ def test_list_is_no_longer_than_compression_explains(
 ) -> None:
     """Few bytes of Parquet may be many long URIs."""
     monkeypatch.setattr("mnist_ocr.labelling.list_files.FREE_BYTES", 1000)
-    (tmp_path / "list.parquet").write_bytes(list_of("a" * 1000, 500))
+    (tmp_path / "list.parquet").write_bytes(list_of("a" * 10_000, 500))
     with pytest.raises(UsageError, match=r"bytes hold over .* characters"):
         list(open_source(str(tmp_path / "list.parquet")).list())
 
