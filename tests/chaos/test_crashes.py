@@ -72,7 +72,8 @@ def check_left(step: str, output: Store, parts: Collection[pa.Table], whole: pa.
     ids = [shard.table["id"] for shard in shards]
     for part in parts:
         assert any(part["id"].equals(of_shard) for of_shard in ids), "not a whole shard"
-        assert part.equals(whole.filter(pc.is_in(whole["id"], part["id"].combine_chunks())))
+        rows = whole.filter(pc.is_in(whole["id"], part["id"].combine_chunks()))
+        assert part.to_pylist() == rows.to_pylist()  # whose dictionaries may differ
     if step in {"claimed", "job-written"}:
         written = {name for name in names if not name.startswith("_lease/")}
         assert written == ({"_job.json"} if step == "job-written" else set())
