@@ -72,10 +72,11 @@ def _decode(document: Any) -> int:
     return number
 
 
-def explain_newer(root: Store) -> str:
-    """What to do about a finished generation that is newer than the one read; "" without one.
+def look_for_newer(root: Store) -> tuple[int, str]:
+    """Number of the generation that readers see, and what to do about a finished one after it.
 
-    It lacks the switch; or `_CURRENT`, which no other file vouches for, is lost or not as it was.
+    That one lacks the switch; or `_CURRENT`, which no other file vouches for, is lost or not as it
+    was. Without one there is nothing to do: "".
 
     Raises:
         DamagedOutputError: `_CURRENT` is damaged.
@@ -83,9 +84,10 @@ def explain_newer(root: Store) -> str:
     names = (info.name for page in root.list(FOLDER) for info in page)
     finished = [int(match[1]) for name in names if (match := _FINISHED.fullmatch(name))]
     newest = max(finished, default=0)
-    if newest <= find_current(root):  # looked at last: a command may be switching
-        return ""
-    return (
+    current = find_current(root)  # looked at last: a command may be switching
+    if newest <= current:
+        return current, ""
+    return current, (
         f"{generation_uri(root.uri, newest)} is finished, and newer than the one that is read. "
         "Run the command that made it again, which switches to it; or write its number into "
         f'{root.uri_of(CURRENT)}: {{"generation": {newest}}}.'

@@ -19,9 +19,8 @@ from mnist_ocr.errors import UsageError
 from mnist_ocr.labelling.config import PruneConfig
 from mnist_ocr.labelling.generations import (
     FOLDER,
-    explain_newer,
-    find_current,
     generation_uri,
+    look_for_newer,
     open_generation,
     open_root,
 )
@@ -87,10 +86,10 @@ def prune(config: PruneConfig) -> Pruning:
 
 def _find_old(root: Store) -> tuple[int, dict[int, list[ObjectInfo]]]:
     """The current generation's number, and the files of the others."""
-    current = find_current(root)
+    current, newer = look_for_newer(root)
     if not read_job(open_generation(root, current), Job):
         raise UsageError(f"{root.uri} holds no labelling job: there is no {JOB}. Check the path.")
-    if newer := explain_newer(root):
+    if newer:
         raise UsageError(newer)
     generations = _list_generations(root)
     generations.pop(current, None)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from mnist_ocr.errors import DamagedOutputError, ObjectError, UsageError
 from mnist_ocr.labelling.config import VerifyConfig
 from mnist_ocr.labelling.duplicates import DuplicateFinder, locate_duplicates
-from mnist_ocr.labelling.generations import CURRENT, explain_newer, find_current, open_generation
+from mnist_ocr.labelling.generations import CURRENT, look_for_newer, open_generation
 from mnist_ocr.labelling.job import JOB, Job, read_job
 from mnist_ocr.labelling.manifest import PART_NAME, list_numbered, part_name
 from mnist_ocr.labelling.manifest_shard import (
@@ -78,8 +78,7 @@ def verify(config: VerifyConfig) -> Verification:
     """
     root = output = open_store(config.output_uri)
     try:
-        newer = explain_newer(root)
-        number = find_current(root)
+        number, newer = look_for_newer(root)
         output = open_generation(root, number)
         job = read_job(output, Job)
     except DamagedOutputError as error:

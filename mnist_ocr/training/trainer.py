@@ -55,6 +55,7 @@ RAY_TRAIN_SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a dead worker is noticed, the end too
     # Ray plans with nodes that it does not know to be lost yet; after this it plans again.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",  # a notice is short
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",  # a hung one; Ray would wait ten minutes
 }
 

@@ -34,8 +34,8 @@ Result = TypeVar("Result")
 ray_v2: Any = ray
 """Ray as it is at run time: its type hints are those of Ray Train v1."""
 
-LOOK_INTERVAL_S = 5.0
-"""Between looks for a preemption, about: Ray Train itself asks the cluster as often."""
+LOOK_INTERVAL_S = 2.0
+"""Between looks for a preemption, about. Each is a barrier over the workers, of milliseconds."""
 
 FIRST_LOOK, MAX_GROWTH = 16, 16
 """Steps before the first look, and how many times more there may be before the next."""

@@ -118,7 +118,7 @@ def test_error_of_one_worker_ends_the_run_at_once(ray_session: str, tmp_path: Pa
     (tmp_path / "checkpoint.safetensors").mkdir()
     process = start_training(tmp_path)
     errors = finish(process, tmp_path, exit_code=1)
-    assert "checkpoint.safetensors failed: Is a directory" in errors
+    assert "checkpoint.safetensors is no regular file" in errors
     assert "Traceback" not in errors
 
 

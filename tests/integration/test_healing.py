@@ -102,7 +102,7 @@ def test_advice_heals_the_output(config: LabelConfig) -> None:
 def test_each_file_is_asked_for_once(
     config: LabelConfig, rclone_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On S3: a listing, a GET for each manifest shard and part, and one for each document."""
+    """On S3: a GET for each manifest shard, part and document; and listings, of generations too."""
     shutil.copytree(config.output_uri, rclone_server.make_bucket("verified") / "out")
     requests = Counter[str]()
 
@@ -117,6 +117,6 @@ def test_each_file_is_asked_for_once(
         verification = verify(VerifyConfig("s3://verified/out"))
     assert (verification.num_images, verification.problems) == (256, [])
     files = [path for path in Path(config.output_uri).rglob("*") if path.is_file()]
-    expected = {f"GET {path.name}": 1 for path in files} | {"GET listing": 1, "GET _CURRENT": 1}
+    expected = {f"GET {path.name}": 1 for path in files} | {"GET listing": 2, "GET _CURRENT": 1}
     assert len(files) == 4 + 4 + 3
     assert requests == expected
