@@ -37,7 +37,13 @@ def wanted_format() -> LogFormat:
 
 
 def configure_logging(log_format: LogFormat) -> None:
-    """Log to stderr: of this package from INFO on, of others warnings."""
+    """Log to stderr: of this package from INFO on, of others warnings.
+
+    An application's own handlers stay, and are the only ones then.
+    """
+    for earlier in list(logging.root.handlers):  # a worker's, of another command's format
+        if isinstance(earlier.formatter, (JsonFormatter, RedactingFormatter)):
+            logging.root.removeHandler(earlier)
     handler = logging.StreamHandler(sys.stderr)
     if log_format == "json":
         handler.setFormatter(JsonFormatter())

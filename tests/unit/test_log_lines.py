@@ -11,7 +11,7 @@ import pytest
 
 from mnist_ocr import log_lines
 from mnist_ocr.errors import UsageError
-from mnist_ocr.log_lines import VARIABLE, JsonFormatter, bind, wanted_format
+from mnist_ocr.log_lines import VARIABLE, JsonFormatter, bind, configure_logging, wanted_format
 
 
 @pytest.fixture(autouse=True)
@@ -97,3 +97,19 @@ def test_command_logs_in_the_format_asked_for(tmp_path: Path) -> None:
     )
     messages = [json.loads(line)["message"] for line in done.stderr.splitlines()]
     assert messages == ["ours", "theirs, a warning"]
+
+
+def test_a_worker_logs_in_the_format_of_its_latest_job(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ray gives a job's processes to the next one; a line is written once."""
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(logging.getLogger("mnist_ocr"), "level", logging.NOTSET)  # put back
+    configure_logging("text")
+    configure_logging("json")
+    logging.getLogger("mnist_ocr.x").info("done")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["message"] == "done"
+    monkeypatch.setattr(logging.root, "handlers", [application := logging.NullHandler()])
+    configure_logging("text")
+    assert logging.root.handlers == [application]
