@@ -1,7 +1,6 @@
 """The nodes of a Ray cluster, each asked by a task that is bound to it."""
 
 import logging
-import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mnist_ocr.diagnosis.looking import Trouble, look_at_all
 from mnist_ocr.diagnosis.machine import Report, Request, look_at_machine
-
-CONNECT_TIMEOUT_S = 5.0
-"""Seconds for a head to take a connection."""
+from mnist_ocr.session import reach_head
 
 
 @dataclass(frozen=True)
@@ -52,9 +49,7 @@ def join_cluster(address: str, timeout_s: float) -> None:
 
 
 def _join(address: str) -> None:
-    host, _, port = address.rpartition(":")
-    if host:
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
+    reach_head(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except ray.exceptions.RayError as error:  # goes on at length

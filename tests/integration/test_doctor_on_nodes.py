@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from ray._common.utils import get_ray_address_file
 from services import S3Server, free_port
 
 from mnist_ocr.diagnosis.bucket import look_at_bucket
@@ -144,6 +145,8 @@ def broken_node(ray_session: str) -> Iterator[BrokenNode]:
         command.append(f"--{name}-port={free_port()}")
     path = os.pathsep.join(filter(None, [str(packages), os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"PYTHONPATH": path, "TMPDIR": str(small), "RAY_AUTH_MODE": "token"}
+    note = Path(get_ray_address_file(None))  # of which cluster this machine joins from now on
+    noted = note.read_text() if note.exists() else None
     with (scratch / "node.log").open("w") as log:
         process = subprocess.Popen(
             command,
@@ -160,6 +163,10 @@ def broken_node(ray_session: str) -> Iterator[BrokenNode]:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         shutil.rmtree(scratch, ignore_errors=True)
+        if noted is None:
+            note.unlink(missing_ok=True)
+        else:
+            note.write_text(noted)
         wait_for_nodes(1)
 
 
