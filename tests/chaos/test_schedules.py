@@ -193,6 +193,7 @@ def assert_equal(rows: pd.DataFrame, right: pd.DataFrame) -> None:
     np.testing.assert_allclose(*both, atol=1e-5)
 
 
+@pytest.mark.timeout(3600)  # each run of the command has its own
 @pytest.mark.parametrize("seed", SEEDS)
 def test_schedule_of_faults_costs_no_row(seed: int, chaos: Chaos) -> None:
     """The command is run until it succeeds: `verify` is clean, the rows are a quiet run's."""
