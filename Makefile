@@ -29,7 +29,7 @@ check: .venv/installed  ## Lint, format, types, and the import rule
 	$(BIN)/mypy
 	$(BIN)/pytest -q tests/unit/test_architecture.py
 
-fuzz: .venv/installed  ## Fuzz decoders, archives, lists, manifests and URIs for an hour or so
+fuzz: .venv/installed  ## Fuzz decoders, archives, lists, manifests and URIs for five minutes or so
 	MNIST_OCR_FUZZ_EXAMPLES=20000 $(BIN)/pytest tests/unit/test_fuzz.py --timeout 7200
 
 audit:  ## Look the pinned versions up among known vulnerabilities, which needs the network

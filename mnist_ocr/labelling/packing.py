@@ -229,7 +229,7 @@ def read_receipts(output: Store, shards: Collection[int]) -> Iterator[PackReceip
             raise data
         try:
             yield PackReceipt.decode(read_metadata(data)["receipt"])
-        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise UsageError(
                 f"{output.uri_of(info.name)} is damaged: {error}. Delete it and run the same "
                 "command again."

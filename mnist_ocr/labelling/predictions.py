@@ -106,10 +106,11 @@ def read_metadata(data: bytes) -> dict[str, Any]:
     """A Parquet file's `METADATA_KEY` document ({} where there is none), from its footer alone.
 
     Raises:
-        pa.ArrowInvalid: it is not a whole Parquet file.
-        OSError: its footer is damaged.
-        ValueError: that document is.
+        ValueError: it is not a whole Parquet file, or its footer or that document is damaged.
     """
-    metadata = pq.read_metadata(pa.BufferReader(data)).metadata or {}
+    try:
+        metadata = pq.read_metadata(pa.BufferReader(data)).metadata or {}
+    except (pa.ArrowException, OSError) as error:  # such as ArrowNotImplementedError
+        raise ValueError(str(error)) from error
     document: dict[str, Any] = json.loads(metadata.get(METADATA_KEY, b"{}"))
     return document

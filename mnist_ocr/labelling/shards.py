@@ -191,7 +191,7 @@ def read_receipts(output: Store, job_id: str, parts: Sequence[ObjectInfo]) -> It
             if metadata["job_id"] != job_id:
                 raise ValueError("it is of another job")
             receipt = Receipt.decode(metadata["receipt"])
-        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise DamagedOutputError(
                 f"{output.uri_of(info.name)} is damaged: {error}. Delete it and run the same "
                 "command again."

@@ -144,7 +144,7 @@ def read_damaged_predictions(changes: list[tuple[float, bytes]], cut: float) -> 
     for read in (decode_table, read_metadata):
         try:
             read(data)
-        except (ValueError, OSError):
+        except ValueError:
             continue
 
 

@@ -15,6 +15,7 @@ from mnist_ocr.labelling.predictions import (
     decode_table,
     encode_table,
     find_faults,
+    read_metadata,
 )
 
 
@@ -101,6 +102,20 @@ def test_any_bit_that_flips_is_found(table: pa.Table) -> None:
             decode_table(bytes(data))
         data[position] ^= 1 << bit
     decode_table(bytes(data))
+
+
+def test_damaged_footer_is_one_kind_of_error(table: pa.Table) -> None:
+    """Also where it then asks pyarrow for what that has not, such as longer integers."""
+    whole = encode_table(table, {"job_id": "x"})
+    kinds = set()
+    for position in range(len(whole) - 3000, len(whole)):
+        for byte in b"\x00B\xff":
+            data = whole[:position] + bytes([byte]) + whole[position + 1 :]
+            try:
+                read_metadata(data)
+            except ValueError as error:
+                kinds.add(type(error.__cause__))
+    assert pa.ArrowNotImplementedError in kinds
 
 
 def test_part_of_a_file_or_more_is_no_file(table: pa.Table) -> None:
