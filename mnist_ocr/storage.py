@@ -216,6 +216,8 @@ def resolve_uri(uri: str) -> str:
         raise UsageError(f"{uri!r} is not UTF-8. Rename the folder.")
     protocol, separator, rest = uri.removeprefix("file://").partition("://")
     if not separator:
+        if "\0" in protocol:
+            raise UsageError(f"{uri!r} is no path: it has a NUL in it.")
         path = os.path.expanduser(protocol)  # noqa: PTH111 - "~1.png" may be a file's name
         return os.path.abspath(path)  # noqa: PTH100 - keeps symbolic links
     check_no_secret(uri)

@@ -184,6 +184,13 @@ def test_uri_that_is_not_utf8_is_refused() -> None:
         resolve_uri("models/\udcff")
 
 
+@pytest.mark.parametrize("uri", ["models/\0", "~\0", "file://models/\0"])
+def test_path_with_a_nul_is_refused(uri: str) -> None:
+    """No file's name has one."""
+    with pytest.raises(UsageError, match="has a NUL in it"):
+        resolve_uri(uri)
+
+
 @pytest.mark.parametrize("kind", ["folder", "memory"])
 def test_part_of_an_object(kind: str, tmp_path: Path) -> None:
     """A range gives its bytes, fewer where the object ends, none behind its end."""
