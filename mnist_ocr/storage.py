@@ -216,12 +216,21 @@ def resolve_uri(uri: str) -> str:
         raise UsageError(f"{uri!r} is not UTF-8. Rename the folder.")
     protocol, separator, rest = uri.removeprefix("file://").partition("://")
     if not separator:
-        if "\0" in protocol:
-            raise UsageError(f"{uri!r} is no path: it has a NUL in it.")
+        check_no_nul(protocol)
         path = os.path.expanduser(protocol)  # noqa: PTH111 - "~1.png" may be a file's name
         return os.path.abspath(path)  # noqa: PTH100 - keeps symbolic links
     check_no_secret(uri)
     return f"{protocol}://{rest.rstrip('/')}"
+
+
+def check_no_nul(path: str) -> None:
+    """Refuse what Python's functions of files raise a bare ValueError for.
+
+    Raises:
+        UsageError: it has a NUL in it.
+    """
+    if "\0" in path:
+        raise UsageError(f"{path!r} is no path: it has a NUL in it.")
 
 
 def check_no_secret(uri: str) -> None:

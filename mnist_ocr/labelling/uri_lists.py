@@ -29,7 +29,7 @@ from mnist_ocr.labelling.parquet_archive import find_image_column, open_parquet
 from mnist_ocr.labelling.sources import Entry, Source
 from mnist_ocr.local_store import LocalStore
 from mnist_ocr.redaction import REDACTED, redact_uri
-from mnist_ocr.storage import ObjectInfo, Store, check_no_secret, is_local, open_store
+from mnist_ocr.storage import ObjectInfo, Store, check_no_nul, check_no_secret, is_local, open_store
 
 LIST_NAME = re.compile(r"\.(?:txt|csv)(?:\.gz)?$|(?:^|/)manifest\.json$", re.I)
 """Names that make an object a list; a Parquet file may be one, too."""
@@ -199,9 +199,10 @@ class ListSource(Source):
         """Why no store can be asked for an object, if so; what concerns the others, too, raises."""
         protocol, separator, rest = uri.partition("://")
         bucket = rest.partition("/")[0]
-        if not separator:
-            return f"{uri!r} is no path: it has a NUL in it." if "\0" in uri else ""
         try:
+            if not separator:
+                check_no_nul(uri)
+                return ""
             check_no_secret(uri.partition("?")[0])
         except UsageError as error:
             return str(error)
